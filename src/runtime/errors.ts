@@ -1,0 +1,37 @@
+/**
+ * The errors that a user can meet. Each message says what was expected, what came, where, and what to do,
+ * in one line; the command line prints it without a stack and exits with 2.
+ */
+export class GrpolabError extends Error {
+  override readonly name: string = 'GrpolabError';
+}
+
+/** A setting is missing, unknown, out of range, or asks for what cannot be done. */
+export class ConfigError extends GrpolabError {
+  override readonly name = 'ConfigError';
+}
+
+/** A data file or a record in it is not what its format says. Message starts with `file:line:` where known. */
+export class DataError extends GrpolabError {
+  override readonly name = 'DataError';
+}
+
+/** Arrays or tensors whose sizes do not fit together. */
+export class ShapeError extends GrpolabError {
+  override readonly name = 'ShapeError';
+}
+
+/** A model, adapter or checkpoint directory that cannot be read, is damaged, or belongs to another model. */
+export class CheckpointError extends GrpolabError {
+  override readonly name = 'CheckpointError';
+}
+
+/** A loss, gradient or weight that is not finite. */
+export class NumericError extends GrpolabError {
+  override readonly name = 'NumericError';
+}
+
+/** The text of anything that was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
