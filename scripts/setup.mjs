@@ -42,7 +42,9 @@ function run(command, args, remedy, options = {}) {
   if (result.status === 0) return result.stdout;
   const output = `${result.stdout ?? ''}\n${result.stderr ?? result.error?.message ?? ''}`.trim();
   const tail = output.split('\n').slice(-8).join('\n  ');
-  throw new SetupError(`${path.basename(command)} ${args.slice(0, 3).join(' ')} failed. ${remedy}\n  ${tail}`);
+  throw new SetupError(
+    `${path.basename(command)} ${args.slice(0, 3).join(' ')} failed. ${remedy}\n  ${tail}`,
+  );
 }
 
 function checkMachine() {
@@ -73,7 +75,14 @@ function installPackages() {
 
 /** The first Python 3.10..3.13 on the path that can make virtual environments. */
 function findPython() {
-  const names = [process.env.PYTHON, 'python3', 'python3.13', 'python3.12', 'python3.11', 'python3.10'].filter(Boolean);
+  const names = [
+    process.env.PYTHON,
+    'python3',
+    'python3.13',
+    'python3.12',
+    'python3.11',
+    'python3.10',
+  ].filter(Boolean);
   const seen = [];
   for (const name of names) {
     const probe = 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])';
@@ -95,14 +104,27 @@ function installPython() {
   const gpu = hasNvidiaDriver();
   let requirements = fs.readFileSync(at('requirements.txt'), 'utf8');
   if (gpu) requirements = requirements.replace(/^tensorflow-cpu==/m, 'tensorflow[and-cuda]==');
-  step(`.venv with TensorFlow${gpu ? ' and CUDA' : ''} and JupyterLab`, at('.venv/.grpolab-stamp'), hashOf(requirements), () => {
-    checkDisk(gpu ? 10 : 4, 'the Python environment');
-    if (!fs.existsSync(at('.venv/bin/python')))
-      run(findPython(), ['-m', 'venv', at('.venv')], 'Install python3-venv, then run again.');
-    fs.writeFileSync(at('.venv/requirements.txt'), requirements);
-    const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', at('.venv/requirements.txt')];
-    run(at('.venv/bin/python'), pip, 'Check the network and the disk, then run again.');
-  });
+  step(
+    `.venv with TensorFlow${gpu ? ' and CUDA' : ''} and JupyterLab`,
+    at('.venv/.grpolab-stamp'),
+    hashOf(requirements),
+    () => {
+      checkDisk(gpu ? 10 : 4, 'the Python environment');
+      if (!fs.existsSync(at('.venv/bin/python')))
+        run(findPython(), ['-m', 'venv', at('.venv')], 'Install python3-venv, then run again.');
+      fs.writeFileSync(at('.venv/requirements.txt'), requirements);
+      const pip = [
+        '-m',
+        'pip',
+        'install',
+        '--quiet',
+        '--disable-pip-version-check',
+        '-r',
+        at('.venv/requirements.txt'),
+      ];
+      run(at('.venv/bin/python'), pip, 'Check the network and the disk, then run again.');
+    },
+  );
 }
 
 function findCompiler() {
@@ -121,7 +143,9 @@ function tensorflowDirectory() {
 function patchedCopy(file, directory, anchor, insertion) {
   const text = fs.readFileSync(path.join(tfjs, 'binding', file), 'utf8');
   if (text.split(anchor).length !== 2)
-    throw new SetupError(`${file} of @tensorflow/tfjs-node-gpu is not the version that this set-up knows: run npm ci.`);
+    throw new SetupError(
+      `${file} of @tensorflow/tfjs-node-gpu is not the version that this set-up knows: run npm ci.`,
+    );
   fs.writeFileSync(path.join(directory, file), text.replace(anchor, `${insertion}${anchor}`));
 }
 
@@ -141,10 +165,23 @@ function buildBinding() {
     fs.mkdirSync(copies, { recursive: true });
     for (const file of fs.readdirSync(path.join(tfjs, 'binding')))
       fs.copyFileSync(path.join(tfjs, 'binding', file), path.join(copies, file));
-    patchedCopy('tfjs_backend.h', copies, '  bool is_gpu_device;\n', '  TFE_Context *context() const { return tfe_context_; }\n');
-    patchedCopy('tfjs_binding.cc', copies, '  // Export TF property types to JS\n', '  ::grpolab_exports(env, exports);\n');
+    patchedCopy(
+      'tfjs_backend.h',
+      copies,
+      '  bool is_gpu_device;\n',
+      '  TFE_Context *context() const { return tfe_context_; }\n',
+    );
+    patchedCopy(
+      'tfjs_binding.cc',
+      copies,
+      '  // Export TF property types to JS\n',
+      '  ::grpolab_exports(env, exports);\n',
+    );
     const main = path.join(copies, 'tfjs_binding.cc');
-    fs.writeFileSync(main, `#include <node_api.h>\nvoid grpolab_exports(napi_env, napi_value);\n${fs.readFileSync(main)}`);
+    fs.writeFileSync(
+      main,
+      `#include <node_api.h>\nvoid grpolab_exports(napi_env, napi_value);\n${fs.readFileSync(main)}`,
+    );
     const flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-DNAPI_VERSION=8', `-I${napi}`];
     const remedy = 'Install a C++17 compiler (Debian: apt install g++), then run again.';
     run(compiler, [...flags, at('native/stderr.cc'), '-o', path.join(built, 'stderr.node')], remedy);
@@ -152,14 +189,28 @@ function buildBinding() {
       compiler,
       [
         ...[...flags, `-I${copies}`, `-I${path.join(tensorflow, 'include')}`, '-w'],
-        ...[path.join(copies, 'tfjs_backend.cc'), main, at('native/graph.cc'), '-o', path.join(built, 'tfjs_binding.node')],
-        ...[`-L${tensorflow}`, '-l:libtensorflow_cc.so.2', '-l:libtensorflow_framework.so.2', `-Wl,-rpath,${tensorflow}`],
+        ...[
+          path.join(copies, 'tfjs_backend.cc'),
+          main,
+          at('native/graph.cc'),
+          '-o',
+          path.join(built, 'tfjs_binding.node'),
+        ],
+        ...[
+          `-L${tensorflow}`,
+          '-l:libtensorflow_cc.so.2',
+          '-l:libtensorflow_framework.so.2',
+          `-Wl,-rpath,${tensorflow}`,
+        ],
       ],
       remedy,
     );
   });
   // npm ci removes what is in node_modules: put the binding back where the package looks for it.
-  if (!fs.existsSync(binding) || fs.statSync(binding).mtimeMs < fs.statSync(path.join(built, 'tfjs_binding.node')).mtimeMs) {
+  if (
+    !fs.existsSync(binding) ||
+    fs.statSync(binding).mtimeMs < fs.statSync(path.join(built, 'tfjs_binding.node')).mtimeMs
+  ) {
     fs.mkdirSync(path.dirname(binding), { recursive: true });
     fs.copyFileSync(path.join(built, 'tfjs_binding.node'), binding);
   }
@@ -177,7 +228,11 @@ function buildLibrary() {
   const files = [...sourceFiles(at('src')).sort(), at('tsconfig.json')];
   step('library (tsc)', at('dist/.stamp'), hashOf(...files, ...contents(...files)), () => {
     fs.rmSync(at('dist'), { recursive: true, force: true });
-    run(process.execPath, [at('node_modules/typescript/bin/tsc'), '-p', at('tsconfig.json')], 'Mend the source, then run again.');
+    run(
+      process.execPath,
+      [at('node_modules/typescript/bin/tsc'), '-p', at('tsconfig.json')],
+      'Mend the source, then run again.',
+    );
   });
 }
 
@@ -193,7 +248,8 @@ function withLock(work) {
       const alive = owner > 0 && fs.existsSync(`/proc/${owner}`);
       if (!alive) fs.rmSync(lock, { force: true });
       else if (waited === 0) say(`waiting for the set-up of process ${owner} ...`);
-      else if (waited > 3600) throw new SetupError(`process ${owner} holds ${lock}: end it, or remove the file.`);
+      else if (waited > 3600)
+        throw new SetupError(`process ${owner} holds ${lock}: end it, or remove the file.`);
       execFileSync('sleep', ['0.5']);
     }
   }

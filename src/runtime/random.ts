@@ -26,7 +26,10 @@ function mulHigh(a: number, b: number): number {
  * Ten rounds of Philox on a counter of four and a key of two 32-bit words.
  * @returns four 32-bit words
  */
-export function philox4x32(counter: readonly number[], key: readonly number[]): [number, number, number, number] {
+export function philox4x32(
+  counter: readonly number[],
+  key: readonly number[],
+): [number, number, number, number] {
   let [c0, c1, c2, c3] = [counter[0] >>> 0, counter[1] >>> 0, counter[2] >>> 0, counter[3] >>> 0];
   let [k0, k1] = [key[0] >>> 0, key[1] >>> 0];
   for (let round = 0; round < 10; round++) {
@@ -66,10 +69,10 @@ export class Random {
     coordinates.forEach((coordinate, position) => {
       const value = typeof coordinate === 'string' ? hashString(coordinate) : coordinate;
       const kind = typeof coordinate === 'string' ? 1 : 0;
-      words = philox4x32([words[2], words[3], position * 2 + kind, Math.floor(value / 2 ** 32) >>> 0], [
-        (words[0] ^ (value >>> 0)) >>> 0,
-        words[1],
-      ]);
+      words = philox4x32(
+        [words[2], words[3], position * 2 + kind, Math.floor(value / 2 ** 32) >>> 0],
+        [(words[0] ^ (value >>> 0)) >>> 0, words[1]],
+      );
     });
     this.key = [words[0], words[1]];
     this.high = [words[2], words[3], 0x67726f6c];

@@ -1,0 +1,89 @@
+import { describe, expect, it } from 'vitest';
+import { compile } from './compile';
+import type { ExecutionMode } from './compile';
+import type { Tensor, Variable } from './tf';
+import { backend, binding, intAttribute, tf, typeAttribute } from './tf';
+
+const modes: ExecutionMode[] = ['eager', 'graph', 'xla'];
+
+describe('compile', () => {
+  it.each(modes)('gives the values and gradients of the plain function (%s)', (mode) => {
+    const w = tf.variable(tf.tensor2d([0.5, -0.25, 1, 2, 0.125, -1], [3, 2]));
+    const fn = (x: Tensor): Tensor[] => {
+      const { value, grads } = tf.variableGrads(
+        () => tf.matMul(x, w).tanh().square().mean(),
+        [w as Variable],
+      );
+      return [value, grads[w.name]];
+    };
+    const x = tf.tensor2d([1, 2, 3, -1, 0.5, 0.25], [2, 3]);
+    const expected = tf.tidy(() => fn(x));
+    const compiled = compile('fn', fn, { mode });
+    const got = compiled(x);
+    for (const i of [0, 1]) {
+      const [a, b] = [got[i].dataSync(), expected[i].dataSync()];
+      for (let k = 0; k < a.length; k++) expect(Math.abs(a[k] - b[k])).toBeLessThan(1e-6);
+    }
+    tf.dispose([...got, ...expected, x]);
+    compiled.dispose();
+    w.dispose();
+  });
+
+  it('sees a variable as it is at the time of the call', () => {
+    const v = tf.variable(tf.scalar(2));
+    const twice = compile('twice', (x) => [tf.mul(x, v)], { mode: 'graph' });
+    const x = tf.scalar(3);
+    const first = twice(x)[0].dataSync()[0];
+    v.assign(tf.scalar(5));
+    expect([first, twice(x)[0].dataSync()[0]]).toEqual([6, 15]);
+    expect(twice.signatures).toBe(1);
+  });
+
+  it('keeps the number of tensors and native handles flat over many calls', () => {
+    const fn = compile('flat', (x) => [tf.add(x, 1), tf.softmax(x)], { mode: 'graph' });
+    const x = tf.ones([4, 5]);
+    tf.dispose(fn(x));
+    const [before, handles] = [tf.memory().numTensors, binding.getNumOfTensors()];
+    for (let i = 0; i < 50; i++) tf.dispose(fn(x));
+    expect([tf.memory().numTensors, binding.getNumOfTensors()]).toEqual([before, handles]);
+  });
+
+  it('says so when a value is read inside, and works again afterwards', () => {
+    const before = tf.memory().numTensors;
+    const bad = compile('bad', (x) => [tf.scalar(tf.sum(x).dataSync()[0])], { mode: 'graph' });
+    const x = tf.ones([3]);
+    expect(() => bad(x)).toThrow(/bad: a tensor value was read inside a compiled function/);
+    const good = compile('good', (y) => [tf.sum(y)], { mode: 'graph' });
+    const result = good(x)[0];
+    expect(result.dataSync()[0]).toBe(3);
+    tf.dispose([x, result]);
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
+  it('names the op and the function when shapes do not fit', () => {
+    const bad = compile('bad', (x, y) => [tf.matMul(x as never, y as never)], { mode: 'graph' });
+    expect(() => bad(tf.ones([2, 3]), tf.ones([2, 3]))).toThrow(/^bad: /);
+    const raw = compile('raw', (x) => [
+      backend.executeSingleOutput(
+        'GatherV2',
+        [
+          intAttribute('batch_dims', 0),
+          typeAttribute('Tparams', binding.TF_FLOAT),
+          typeAttribute('Tindices', binding.TF_INT32),
+          typeAttribute('Taxis', binding.TF_INT32),
+        ],
+        [x, tf.tensor1d([0], 'int32'), tf.scalar(7, 'int32')],
+      ),
+    ]);
+    expect(() => raw(tf.ones([2, 3]))).toThrow(/raw: GatherV2: /);
+  });
+
+  it('frees the least recently used signature above the limit', () => {
+    const fn = compile('lru', (x) => [tf.neg(x)], { mode: 'graph', maxSignatures: 2 });
+    for (const n of [1, 2, 3, 1, 3]) {
+      const [y] = fn(tf.ones([n]));
+      expect(y.shape).toEqual([n]);
+    }
+    expect(fn.signatures).toBe(2);
+  });
+});
