@@ -1,6 +1,6 @@
 /** Parsing of settings with zod, with errors a user can act on: one line, the path, and the nearest known key. */
 
-import { z } from 'zod';
+import type { z } from 'zod';
 import { ConfigError } from './errors';
 
 type Path = readonly PropertyKey[];

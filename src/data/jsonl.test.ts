@@ -1,0 +1,201 @@
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { gzipSync } from 'node:zlib';
+import fc from 'fast-check';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { DataError, NumericError } from '../runtime/errors';
+import type { JsonlReader, ReadJsonlOptions } from './jsonl';
+import { readJsonl } from './jsonl';
+import { JsonlWriter, writeJsonl } from './jsonl-writer';
+import { readRecords } from './records';
+
+const same = (value: unknown) => value;
+
+async function collect<T>(reader: JsonlReader<T>): Promise<{ line: number; value: T }[]> {
+  const lines = [];
+  for await (const line of reader) lines.push(line);
+  return lines;
+}
+
+let directory: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'grpolab-jsonl-'));
+});
+
+function file(name: string, content: string | Uint8Array): string {
+  writeFileSync(join(directory, name), content);
+  return join(directory, name);
+}
+
+async function read(content: string | Uint8Array, options?: ReadJsonlOptions) {
+  return collect(readJsonl(file('a.jsonl', content), same, options));
+}
+
+describe('readJsonl', () => {
+  it('skips a byte-order mark, blank lines and carriage returns, and counts physical lines', async () => {
+    expect(await read('\uFEFF{"a":1}\r\n\r\n  \n{"a":2}\n3')).toEqual([
+      { line: 1, value: { a: 1 } },
+      { line: 4, value: { a: 2 } },
+      { line: 5, value: 3 },
+    ]);
+    expect(await read('')).toEqual([]);
+  });
+
+  it('reads gzip by the ending of the name, several members too', async () => {
+    const bytes = Buffer.concat([gzipSync('{"a":1}\n{"a"'), gzipSync(':2}\n')]);
+    const lines = await collect(readJsonl(file('a.jsonl.gz', bytes), same));
+    expect(lines.map(({ value }) => value)).toEqual([{ a: 1 }, { a: 2 }]);
+  });
+
+  it('reads standard input as -, cut anywhere, inside a character too', async () => {
+    const bytes = Buffer.from('{"a":"é🎉"}\n{"a":2}\n');
+    const stdin = Readable.from(Array.from(bytes, (byte) => Buffer.from([byte])));
+    const lines = await collect(readJsonl('-', same, { stdin }));
+    expect(lines.map(({ value }) => value)).toEqual([{ a: 'é🎉' }, { a: 2 }]);
+    const bad = readJsonl('-', same, { stdin: Readable.from([Buffer.from('{}\n{')]) });
+    await expect(collect(bad)).rejects.toThrow(/^stdin:2: not JSON/);
+  });
+
+  it('keeps every digit of a large id that is a number, and no digit of a text', async () => {
+    const text = String.raw`{"tweet_id": 1234567890123456789, "tweet": "\"tweet_id\": 1234567890123456789,"}`;
+    const [{ value }] = await read(text);
+    expect(value).toEqual({ tweet_id: '1234567890123456789', tweet: '"tweet_id": 1234567890123456789,' });
+  });
+
+  it('names file and line, what came, what was expected, and the remedy', async () => {
+    const path = file(
+      'train.jsonl',
+      '{"tweet_id":1,"tweet":"a","reply":"b"}\n{"tweet_id":2,"tweet":"a","reply":"b","reply_likes":"12k"}',
+    );
+    await expect(collect(readRecords(path))).rejects.toThrow(
+      new DataError(
+        `${path}:2: reply_likes is "12k"; expected an integer >= 0. ` +
+          'Fix the line, or set such lines aside with skipInvalid (--skip-invalid).',
+      ),
+    );
+  });
+
+  it.each([
+    ['{"a": 12k}', /a\.jsonl:1: not JSON \(.*\); expected one JSON object a line\. Fix/],
+    [Buffer.from([0x7b, 0xff, 0x7d]), /a\.jsonl:1: the line is not UTF-8; expected UTF-8\./],
+    [Buffer.from('\uFEFF{"a":1}', 'utf16le'), /a\.jsonl:1: the line is not UTF-8 but looks like UTF-16/],
+    [`{"a":"${'x'.repeat(100)}"}`, /a\.jsonl:1: the line is longer than 64 bytes/],
+  ])('refuses %s', async (content, message) => {
+    await expect(read(content, { maxLineBytes: 64 })).rejects.toThrow(message);
+    await expect(read(content, { maxLineBytes: 64 })).rejects.toThrow(DataError);
+  });
+
+  it('says in one line that a file is missing, a directory, or a damaged gzip file', async () => {
+    const missing = join(directory, 'none.jsonl');
+    await expect(collect(readJsonl(missing, same))).rejects.toThrow(
+      `${missing}: no such file. Check the path.`,
+    );
+    await expect(collect(readJsonl(`${missing}.gz`, same))).rejects.toThrow(/none\.jsonl\.gz: no such file/);
+    await expect(collect(readJsonl(directory, same))).rejects.toThrow(/is a directory; expected a file/);
+    const whole = gzipSync(Array.from({ length: 999 }, (_, i) => `{"a":${i}}\n`).join(''));
+    const cut = file('cut.jsonl.gz', whole.subarray(0, whole.length / 2));
+    await expect(collect(readJsonl(cut, same))).rejects.toThrow(/cut\.jsonl\.gz: is not a whole gzip file/);
+    const plain = file('plain.jsonl.gz', '{"a":1}\n');
+    await expect(collect(readJsonl(plain, same))).rejects.toThrow(/is not a whole gzip file/);
+  });
+
+  it('lets an error of the parser that is not about the data through as it is', async () => {
+    const path = file('a.jsonl', '{}');
+    const broken = () => {
+      throw new TypeError('a bug');
+    };
+    await expect(collect(readJsonl(path, broken, { skipInvalid: true }))).rejects.toThrow(TypeError);
+  });
+
+  it('reads many lines without keeping them', async () => {
+    const line = `{"a":"${'x'.repeat(1000)}"}\n`;
+    const count = 200_000;
+    async function* source() {
+      for (let i = 0; i < count / 100; i++) yield Buffer.from(line.repeat(100));
+    }
+    let seen = 0;
+    let [settled, peak] = [0, 0];
+    for await (const { line: number } of readJsonl('-', same, { stdin: Readable.from(source()) })) {
+      seen++;
+      if (number % 5000 !== 0) continue;
+      const { rss } = process.memoryUsage();
+      // After the first tenth the heap has its working size.
+      if (number === count / 10) settled = rss;
+      peak = Math.max(peak, rss);
+    }
+    expect(seen).toBe(count);
+    // 180 MB of text came after that.
+    expect(peak - settled).toBeLessThan(90e6);
+  });
+});
+
+describe('readJsonl with skipInvalid', () => {
+  it('sets bad lines aside with their reason, counts them, and leaves the input alone', async () => {
+    const content = Buffer.concat([
+      Buffer.from('{"tweet_id":1,"tweet":"a","reply":"b"}\n{"tweet_id":2}\r\nnonsense\n'),
+      Buffer.from([0x22, 0xff, 0x22, 0x0a]),
+      Buffer.from(`"${'y'.repeat(3000)}"\n{"tweet_id":3,"tweet":"c","reply":"d"}`),
+    ]);
+    const path = file('train.jsonl', content);
+    const reader = readRecords(path, { skipInvalid: true, maxLineBytes: 2000 });
+    expect((await collect(reader)).map(({ value }) => value.tweet_id)).toEqual(['1', '3']);
+    expect(reader.rejected).toBe(4);
+    expect(reader.rejectedPath).toBe(join(directory, 'train.rejected.jsonl'));
+    const rejected = readFileSync(reader.rejectedPath, 'utf8').trim().split('\n');
+    expect(rejected.map((line) => JSON.parse(line) as unknown)).toMatchObject([
+      { file: path, line: 2, reason: 'tweet is missing; expected a text', text: '{"tweet_id":2}' },
+      { line: 3, reason: expect.stringContaining('not JSON') as string, text: 'nonsense' },
+      { line: 4, base64: Buffer.from([0x22, 0xff, 0x22]).toString('base64') },
+      { line: 5, reason: expect.stringContaining('longer than 2000 bytes') as string },
+    ]);
+    expect((JSON.parse(rejected[3]) as { text: string }).text).toHaveLength(1000);
+    expect(readFileSync(path)).toEqual(content);
+  });
+
+  it('writes no file when no line is bad, or when the reading is left early', async () => {
+    await read('{"a":1}\n', { skipInvalid: true });
+    const reader = readJsonl(file('a.jsonl', 'bad\n1\n2\n'), same, { skipInvalid: true });
+    for await (const { value } of reader) if (value === 1) break;
+    expect(reader.rejected).toBe(1);
+    expect(readdirSync(directory)).toEqual(['a.jsonl']);
+  });
+});
+
+describe('JsonlWriter', () => {
+  it('writes what the reader reads, plain and compressed', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.jsonValue({ noUnicodeString: false })),
+        fc.boolean(),
+        async (values, gz) => {
+          const path = join(directory, gz ? 'a.jsonl.gz' : 'a.jsonl');
+          expect(await writeJsonl(path, values)).toBe(values.length);
+          const back = (await collect(readJsonl(path, same))).map(({ value }) => value);
+          expect(back).toEqual(JSON.parse(JSON.stringify(values)));
+        },
+      ),
+      { numRuns: 40 },
+    );
+  });
+
+  it('writes more than its buffer holds', async () => {
+    const values = Array.from({ length: 3000 }, (_, i) => ({ i, text: 'é'.repeat(200) }));
+    for (const name of ['big.jsonl', 'big.jsonl.gz']) {
+      const path = join(directory, name);
+      await writeJsonl(path, values);
+      expect((await collect(readJsonl(path, same))).map(({ value }) => value)).toEqual(values);
+    }
+  });
+
+  it('leaves the old file and no other when a value fails or it is given up', async () => {
+    const path = file('a.jsonl', 'old');
+    await expect(writeJsonl(path, [{ a: 1 }, { a: NaN }])).rejects.toThrow(NumericError);
+    const writer = await JsonlWriter.open(path);
+    await writer.write({ a: 1 });
+    await writer.abort();
+    expect(readFileSync(path, 'utf8')).toBe('old');
+    expect(readdirSync(directory)).toEqual(['a.jsonl']);
+  });
+});

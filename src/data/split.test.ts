@@ -1,0 +1,205 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { ConfigError, DataError } from '../runtime/errors';
+import { Random } from '../runtime/random';
+import type { TweetRecord } from './records';
+import { parseRecord } from './records';
+import type { PhaseSplit } from './split';
+import { quartileLabel, splitPhases } from './split';
+import { validateSplit } from './split-statistics';
+
+function record(tweet: number, reply: number, likes: number, text = 'a reply'): TweetRecord {
+  const ids = { tweet_id: `t${tweet}`, reply_id: `r${reply}` };
+  return parseRecord({ ...ids, tweet: `tweet ${tweet}`, tweet_likes: 10, reply: text, reply_likes: likes });
+}
+
+/** Tweets with 1 to `most` replies each, likes and lengths of a wide spread. */
+function world(tweets: number, most: number, seed: number): TweetRecord[] {
+  const random = new Random(seed, 'world');
+  const records: TweetRecord[] = [];
+  for (let tweet = 0; tweet < tweets; tweet++) {
+    const replies = 1 + random.integer(most);
+    for (let i = 0; i < replies; i++) {
+      const likes = Math.floor(Math.exp(2 * random.normal() + 2));
+      records.push(record(tweet, records.length, likes, 'word '.repeat(1 + random.integer(40))));
+    }
+  }
+  return random.shuffle(records);
+}
+
+const ids = (records: TweetRecord[]) => records.map(({ reply_id }) => reply_id);
+const tweets = (records: TweetRecord[]) => new Set(records.map(({ tweet_id }) => tweet_id));
+const partsOf = ({ phase1, phase2, test }: PhaseSplit<TweetRecord>) => [phase1, phase2, test];
+
+const inputs = fc.record({
+  tweets: fc.integer({ min: 40, max: 120 }),
+  most: fc.integer({ min: 1, max: 6 }),
+  ratio: fc.double({ min: 0.2, max: 0.8, noNaN: true }),
+  testFraction: fc.constantFrom(0, 0.2),
+  seed: fc.nat(),
+});
+
+describe('splitPhases', () => {
+  it('loses no row, repeats none, parts no tweet, and keeps the order of the input', () => {
+    fc.assert(
+      fc.property(inputs, (input) => {
+        const records = world(input.tweets, input.most, input.seed);
+        const parts = partsOf(splitPhases(records, input));
+        expect(ids(parts.flat()).sort()).toEqual(ids(records).sort());
+        expect(parts.reduce((sum, part) => sum + tweets(part).size, 0)).toBe(tweets(records).size);
+        for (const part of parts) expect(part).toEqual(records.filter((one) => part.includes(one)));
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('holds the shares of every stratum within one tweet', () => {
+    fc.assert(
+      fc.property(inputs, (input) => {
+        const { strata } = splitPhases(world(input.tweets, input.most, input.seed), input).statistics;
+        for (const { replies, parts } of strata) {
+          expect(parts.phase1 + parts.phase2 + parts.test).toBe(replies);
+          expect(Math.abs(parts.test - Math.floor(replies * input.testFraction))).toBeLessThanOrEqual(
+            input.most / 2,
+          );
+          const target = Math.floor((replies - parts.test) * input.ratio);
+          expect(Math.abs(parts.phase1 - target)).toBeLessThanOrEqual(input.most / 2);
+        }
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('gives floor(n ratio) of each quartile to phase 1 when every tweet has one reply', () => {
+    const records = Array.from({ length: 103 }, (_, i) => record(i, i, i));
+    const { statistics, phase1 } = splitPhases(records, { ratio: 0.3 });
+    // Boundaries 25.5, 51, 76.5 likes of 10: a value on a boundary belongs below it.
+    expect(statistics.quartile_boundaries).toEqual([2.55, 5.1, 7.65]);
+    expect(statistics.strata.map(({ replies }) => replies)).toEqual([26, 26, 25, 26]);
+    expect(statistics.strata.map(({ parts }) => parts.phase1)).toEqual([7, 7, 7, 7]);
+    expect(phase1).toHaveLength(28);
+  });
+
+  it('puts a tweet in the quartile of the median engagement of its replies', () => {
+    const single = Array.from({ length: 80 }, (_, i) => record(i, i, i));
+    // Mean 38, in the third quartile; median 3, in the first.
+    const skewed = [record(100, 100, 1), record(100, 101, 3), record(100, 102, 110)];
+    const strata = splitPhases([...single, ...skewed]).statistics.strata;
+    expect(strata.map((stratum) => stratum.replies - stratum.tweets)).toEqual([2, 0, 0, 0]);
+  });
+
+  it('gives the same parts for the same seed and others for another', () => {
+    const records = world(60, 3, 5);
+    const one = splitPhases(records, { seed: 1, testFraction: 0.1 });
+    expect(splitPhases(records, { seed: 1, testFraction: 0.1 })).toEqual(one);
+    expect(ids(splitPhases(records, { seed: 2, testFraction: 0.1 }).phase1)).not.toEqual(ids(one.phase1));
+  });
+
+  it('draws which tweets go to phase 1 without favour', () => {
+    const records = Array.from({ length: 20 }, (_, i) => record(i, i, 0));
+    const counts = new Array<number>(20).fill(0);
+    for (let seed = 0; seed < 400; seed++) {
+      for (const { tweet_id } of splitPhases(records, { seed }).phase1) counts[Number(tweet_id.slice(1))]++;
+    }
+    // Binomial(400, 1/2): 200 +- 10; four deviations.
+    for (const count of counts) expect(Math.abs(count - 200)).toBeLessThan(41);
+  });
+
+  it('treats equal engagement as one stratum and says so', () => {
+    const { statistics, phase1, phase2 } = splitPhases(Array.from({ length: 9 }, (_, i) => record(i, i, 4)));
+    expect(statistics.strata.map(({ tweets: n }) => n)).toEqual([9, 0, 0, 0]);
+    expect([phase1.length, phase2.length]).toEqual([4, 5]);
+    expect(statistics.notices).toEqual([expect.stringMatching(/same engagement \(0.4\): one stratum/)]);
+    expect(splitPhases(world(40, 2, 1)).statistics.notices).toEqual([]);
+  });
+
+  it('describes each part by its own values, and gives those for the plots', () => {
+    const { statistics, distributions, phase1, test } = splitPhases(world(80, 3, 2), { testFraction: 0.2 });
+    expect(statistics.phase1.count).toBe(phase1.length);
+    expect(statistics.phase1.tweets).toBe(tweets(phase1).size);
+    expect(distributions.phase1.engagement).toEqual(phase1.map((one) => one.reply_likes / 10));
+    expect(distributions.test.reply_length).toEqual(test.map((one) => one.reply.trim().length));
+    expect(statistics.phase1.engagement.max).toBe(Math.max(...distributions.phase1.engagement));
+    expect(statistics.test?.count).toBe(test.length);
+    expect(statistics.phase2.quartile_proportions.reduce((a, b) => a + b)).toBeCloseTo(1, 12);
+    expect(splitPhases(world(80, 3, 2)).statistics).not.toHaveProperty('test');
+  });
+
+  it('refuses shares out of range and too few tweets', () => {
+    const records = world(40, 1, 1);
+    for (const ratio of [0, 1, -1, NaN]) expect(() => splitPhases(records, { ratio })).toThrow(ConfigError);
+    for (const testFraction of [-0.1, 1, NaN]) {
+      expect(() => splitPhases(records, { testFraction })).toThrow(ConfigError);
+    }
+    expect(() => splitPhases([])).toThrow(DataError);
+    expect(() => splitPhases([record(1, 1, 1), record(1, 2, 2)])).toThrow(
+      /^phase1 would be empty: 2 replies to 1 tweets/,
+    );
+    expect(() => splitPhases(records, { testFraction: 0.01 })).toThrow(/^test would be empty/);
+  });
+});
+
+describe('validateSplit', () => {
+  const strata = (phase1: number[], phase2: number[]) =>
+    phase1.map((count, i) => ({
+      tweets: count + phase2[i],
+      replies: count + phase2[i],
+      parts: { phase1: count, phase2: phase2[i], test: 0 },
+    }));
+  const even = strata([50, 50, 50, 50], [50, 50, 50, 50]);
+  const spread = (n: number, from: number, to: number) => ({
+    engagement: Array.from({ length: n }, (_, i) => from + ((to - from) * (i + 0.5)) / n),
+    reply_length: Array.from({ length: n }, (_, i) => i),
+  });
+
+  it('passes stratified splits of tweets with several replies', () => {
+    for (let seed = 0; seed < 20; seed++) {
+      expect(splitPhases(world(300, 4, seed), { seed }).statistics.validation.failures).toEqual([]);
+    }
+  });
+
+  it('fails a split by engagement, which quartiles within each phase could not show', () => {
+    const uneven = strata([100, 100, 0, 0], [0, 0, 100, 100]);
+    const validation = validateSplit(spread(200, 0, 0.5), spread(200, 0.5, 1), uneven);
+    expect(validation.passed).toBe(false);
+    expect(validation.max_proportion_difference).toBe(0.5);
+    expect(validation.failures).toHaveLength(2);
+    expect(validation.failures[0]).toBe(
+      'quartile shares differ by 0.500 between the phases; expected at most 0.050',
+    );
+    expect(validation.failures[1]).toMatch(/^engagement differs between the phases/);
+  });
+
+  it('fails a split whose strata are dominated by a single tweet', () => {
+    const crowd = Array.from({ length: 60 }, (_, i) => record(1000, 1000 + i, 50));
+    const others = Array.from({ length: 80 }, (_, i) => record(i, i, i));
+    const { validation } = splitPhases([...others, ...crowd]).statistics;
+    expect(validation.passed).toBe(false);
+    expect(validation.failures[0]).toMatch(/^quartile shares differ/);
+  });
+
+  it('fails on reply length alone', () => {
+    const longer = { ...spread(200, 0, 1), reply_length: Array.from({ length: 200 }, (_, i) => i + 80) };
+    const { passed, failures } = validateSplit(spread(200, 0, 1), longer, even);
+    expect(passed).toBe(false);
+    expect(failures).toEqual([expect.stringMatching(/^reply length differs between the phases/)]);
+  });
+
+  it('only warns between p = 0.001 and p = 0.05', () => {
+    const longer = { ...spread(200, 0, 1), reply_length: Array.from({ length: 200 }, (_, i) => i + 30) };
+    const { passed, warnings, reply_length } = validateSplit(spread(200, 0, 1), longer, even);
+    expect(reply_length.p_value).toBeGreaterThan(0.001);
+    expect(reply_length.p_value).toBeLessThan(0.05);
+    expect({ passed, warnings: warnings.length }).toEqual({ passed: true, warnings: 1 });
+  });
+
+  it('allows small phases two rows of difference', () => {
+    expect(validateSplit(spread(10, 0, 1), spread(30, 0, 1), even).tolerance).toBe(0.2);
+  });
+});
+
+describe('quartileLabel', () => {
+  it('counts the boundaries strictly below', () => {
+    expect([0, 1, 1.5, 2, 3, 9].map((value) => quartileLabel(value, [1, 2, 3]))).toEqual([0, 0, 1, 1, 2, 3]);
+  });
+});

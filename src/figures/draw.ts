@@ -1,0 +1,59 @@
+/** From result data to a figure, for every kind of figure there is: how a JSON file is drawn again. */
+import { z } from 'zod';
+import { DataError } from '../runtime/errors';
+import { readJsonFile } from '../runtime/files';
+import { parseStrict } from '../runtime/strict';
+import { drawPairedChange, pairedChangeSchema } from './paired-change';
+import type { FigureSpec, Figure } from './spec';
+import { drawSplitDistributions } from './split-distributions';
+import { splitSummarySchema } from './split-summary';
+import { drawTrainingCurves, trainingCurvesSchema } from './training-curves';
+
+/** What a figure is drawn from. `kind` decides the function, and the shape of `data`. */
+const sourceSchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('split-distributions'), data: splitSummarySchema }),
+  z.strictObject({ kind: z.literal('training-curves'), data: trainingCurvesSchema }),
+  z.strictObject({ kind: z.literal('paired-change'), data: pairedChangeSchema }),
+]);
+
+export type FigureSource = z.input<typeof sourceSchema>;
+
+const fileSchema = z.object({
+  format: z.literal('grpolab-figure'),
+  version: z.literal(1),
+  name: z.string().min(1),
+});
+
+/** The drawing of result data. */
+export function drawFigure(source: FigureSource): FigureSpec {
+  switch (source.kind) {
+    case 'split-distributions':
+      return drawSplitDistributions(source.data);
+    case 'training-curves':
+      return drawTrainingCurves(source.data);
+    case 'paired-change':
+      return drawPairedChange(source.data);
+  }
+}
+
+/** A figure under a name, ready for `exportFigures`. */
+export function makeFigure(name: string, source: FigureSource): Figure {
+  return { name, spec: drawFigure(source), data: source.data };
+}
+
+/**
+ * The figure that an exported JSON file holds, drawn again from its data.
+ * @throws DataError    when the file is missing or is not JSON of this format
+ * @throws ConfigError  naming the keys of its data that are wrong
+ */
+export function readFigure(path: string): Figure {
+  const file = readJsonFile(path);
+  const head = fileSchema.safeParse(file);
+  if (!head.success) {
+    throw new DataError(
+      `${path}: is not an exported figure; expected format "grpolab-figure" version 1, a name, a kind and data.`,
+    );
+  }
+  const { kind, data } = file as { kind?: unknown; data?: unknown };
+  return makeFigure(head.data.name, parseStrict(sourceSchema, { kind, data }, path));
+}

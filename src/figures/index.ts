@@ -1,0 +1,16 @@
+export { exportFigures, figureJson, IMAGE_FORMATS } from './export';
+export type { ExportOptions, ExportResult, ImageFormat } from './export';
+export { drawFigure, makeFigure, readFigure } from './draw';
+export type { FigureSource } from './draw';
+export { drawPairedChange } from './paired-change';
+export type { PairedChange } from './paired-change';
+export { smallTestFigures } from './small-test';
+export type { SmallTestCharts } from './small-test';
+export { drawSplitDistributions } from './split-distributions';
+export { summariseSplit } from './split-summary';
+export type { PhaseValues, SplitSummary, SplitValues } from './split-summary';
+export { drawTrainingCurves } from './training-curves';
+export type { TrainingCurves } from './training-curves';
+export { styleOf, stylesOf } from './theme';
+export type { ModelStyle } from './theme';
+export type { Figure, FigureSpec, Json, JsonObject, Trace } from './spec';

@@ -1,0 +1,5 @@
+/** Numbers from texts and arrays. */
+
+export * from './text';
+export * from './diversity';
+export * from './statistics';

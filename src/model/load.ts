@@ -1,0 +1,222 @@
+/** Moving weights between Hugging Face directories and the device, tensor by tensor. */
+import { Random } from '../runtime/random';
+import type { Tensor } from '../runtime/tf';
+import { tf } from '../runtime/tf';
+import { checkTensors, expectedTensors } from './config';
+import type { ModelConfig } from './config';
+import type { LoraAdapter, LoraModule } from './lora';
+import { loraDelta, moduleName, moduleShape } from './lora';
+import { openModelWeights } from './model-weights';
+import type { LayerWeights, QwenWeights } from './qwen3';
+import type { TensorSource } from './safetensors-writer';
+
+/** Gives a tensor's values in the file's layout ([out, in] for matrices), row-major. */
+export type TensorReader = (name: string, shape: readonly number[]) => Float32Array;
+
+/** Rows and row offset of each file tensor inside a fused matrix. */
+interface Fused {
+  names: string[];
+  widths: number[];
+}
+
+function qkvParts(config: ModelConfig, layer: number): Fused {
+  const [q, kv] = [config.numAttentionHeads * config.headDim, config.numKeyValueHeads * config.headDim];
+  const at = `model.layers.${layer}.self_attn`;
+  return { names: ['q', 'k', 'v'].map((x) => `${at}.${x}_proj.weight`), widths: [q, kv, kv] };
+}
+
+function gateUpParts(config: ModelConfig, layer: number): Fused {
+  const at = `model.layers.${layer}.mlp`;
+  const width = config.intermediateSize;
+  return { names: [`${at}.gate_proj.weight`, `${at}.up_proj.weight`], widths: [width, width] };
+}
+
+/** How device tensors are made: `constant` for frozen weights, `variable` for trained ones. */
+export type TensorKind = 'constant' | 'variable';
+
+/**
+ * Puts a model's weights on the device: matrices transposed to [in, out], q/k/v and gate/up fused.
+ * A tied embedding gets a transposed copy as output head, unless it is trained.
+ */
+export function buildWeights(
+  config: ModelConfig,
+  read: TensorReader,
+  kind: TensorKind = 'constant',
+): QwenWeights {
+  const made: Tensor[] = [];
+  const place = (make: () => Tensor): Tensor => {
+    const tensor = tf.tidy(() => (kind === 'variable' ? tf.variable(make()) : make()));
+    made.push(tensor);
+    return tensor;
+  };
+  const vector = (name: string, length: number): Tensor => place(() => tf.tensor1d(read(name, [length])));
+  const matrix = ({ names, widths }: Fused, inputs: number): Tensor =>
+    place(() => {
+      const parts = names.map((name, i) => tf.tensor2d(read(name, [widths[i], inputs]), [widths[i], inputs]));
+      return tf.transpose(parts.length === 1 ? parts[0] : tf.concat(parts, 0));
+    });
+  const { hiddenSize, intermediateSize, headDim, vocabSize } = config;
+  const layer = (index: number): LayerWeights => {
+    const at = `model.layers.${index}`;
+    return {
+      inputNorm: vector(`${at}.input_layernorm.weight`, hiddenSize),
+      qkv: matrix(qkvParts(config, index), hiddenSize),
+      qNorm: vector(`${at}.self_attn.q_norm.weight`, headDim),
+      kNorm: vector(`${at}.self_attn.k_norm.weight`, headDim),
+      o: matrix(
+        { names: [`${at}.self_attn.o_proj.weight`], widths: [hiddenSize] },
+        config.numAttentionHeads * headDim,
+      ),
+      postNorm: vector(`${at}.post_attention_layernorm.weight`, hiddenSize),
+      gateUp: matrix(gateUpParts(config, index), hiddenSize),
+      down: matrix({ names: [`${at}.mlp.down_proj.weight`], widths: [hiddenSize] }, intermediateSize),
+    };
+  };
+  try {
+    const embedding = place(() =>
+      tf.tensor2d(read('model.embed_tokens.weight', [vocabSize, hiddenSize]), [vocabSize, hiddenSize]),
+    );
+    const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => layer(i));
+    const finalNorm = vector('model.norm.weight', hiddenSize);
+    const trainable = kind === 'variable';
+    if (config.tieWordEmbeddings && trainable)
+      return { embedding, layers, finalNorm, head: { matrix: embedding, transposed: true, trainable } };
+    const head = config.tieWordEmbeddings
+      ? place(() => tf.transpose(embedding))
+      : matrix({ names: ['lm_head.weight'], widths: [vocabSize] }, hiddenSize);
+    return { embedding, layers, finalNorm, head: { matrix: head, transposed: false, trainable } };
+  } catch (error) {
+    tf.dispose(made);
+    throw error;
+  }
+}
+
+/**
+ * Reads a model directory's weights, after checking every name and shape against its configuration.
+ * @throws CheckpointError  naming the file and the tensor
+ */
+export function loadWeights(dir: string, config: ModelConfig, kind: TensorKind = 'constant'): QwenWeights {
+  const files = openModelWeights(dir);
+  try {
+    checkTensors(
+      config,
+      [...files.tensors].map(([name, { shape }]) => ({ name, shape })),
+      dir,
+    );
+    return buildWeights(config, (name) => files.read(name), kind);
+  } finally {
+    files.close();
+  }
+}
+
+/**
+ * Random weights as transformers initialises them: normal with standard deviation `scale`, norms 1; projections into the
+ * residual stream scaled by 1/sqrt(2 layers) (GPT-2) when `residual` is set.
+ */
+export function randomWeights(
+  config: ModelConfig,
+  seed: number,
+  { scale = 0.02, residual = false, kind = 'constant' as TensorKind } = {},
+): QwenWeights {
+  const read: TensorReader = (name, shape) => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    if (name.includes('norm')) return new Float32Array(size).fill(1);
+    const random = new Random(seed, 'weights', name);
+    const intoResidual = residual && /(o_proj|down_proj)\.weight$/.test(name);
+    const deviation = intoResidual ? scale / Math.sqrt(2 * config.numHiddenLayers) : scale;
+    return Float32Array.from({ length: size }, () => random.normal() * deviation);
+  };
+  return buildWeights(config, read, kind);
+}
+
+/** Every weight tensor, in a fixed order, without repeating a tied head. */
+export function weightTensors(weights: QwenWeights): Tensor[] {
+  const layers = weights.layers.flatMap((w) => [
+    ...[w.inputNorm, w.qkv, w.qNorm, w.kNorm, w.o, w.postNorm, w.gateUp, w.down],
+  ]);
+  const head = weights.head.matrix === weights.embedding ? [] : [weights.head.matrix];
+  return [weights.embedding, ...layers, weights.finalNorm, ...head];
+}
+
+/** A fused matrix with an adapter merged in: W + (alpha / r) A B in every adapted projection. */
+export function mergedMatrix(
+  w: Tensor,
+  layer: number,
+  modules: readonly LoraModule[],
+  adapter: LoraAdapter,
+): Tensor {
+  const widths = modules.map((module) => moduleShape(adapter.model, module)[1]);
+  const deltas = modules.map((module, i) => {
+    const factors = adapter.get(layer, module);
+    return factors === undefined ? tf.zeros([w.shape[0], widths[i]]) : loraDelta(factors, adapter.scale);
+  });
+  return tf.add(w, deltas.length === 1 ? deltas[0] : tf.concat(deltas, 1));
+}
+
+/** The matrices of a layer, with the projections that stand side by side in each. */
+export const fusedModules: readonly (readonly ['qkv' | 'o' | 'gateUp' | 'down', readonly LoraModule[]])[] = [
+  ['qkv', ['q_proj', 'k_proj', 'v_proj']],
+  ['o', ['o_proj']],
+  ['gateUp', ['gate_proj', 'up_proj']],
+  ['down', ['down_proj']],
+];
+
+/** One projection as its file has it, [out, in], with the adapter merged in when there is one. */
+function projection(
+  config: ModelConfig,
+  w: Tensor,
+  layer: number,
+  modules: readonly LoraModule[],
+  index: number,
+  adapter: LoraAdapter | null,
+): Float32Array {
+  const widths = modules.map((module) => moduleShape(config, module)[1]);
+  const offset = widths.slice(0, index).reduce((a, b) => a + b, 0);
+  const tensor = tf.tidy(() => {
+    const part = tf.slice(w, [0, offset], [w.shape[0], widths[index]]);
+    const factors = adapter?.get(layer, modules[index]);
+    return tf.transpose(factors === undefined ? part : tf.add(part, loraDelta(factors, adapter?.scale ?? 0)));
+  });
+  const values = tensor.dataSync() as Float32Array;
+  tensor.dispose();
+  return values;
+}
+
+/** The weights under their Hugging Face names, [out, in], read from the device one at a time; an adapter is merged in. */
+export function fileTensors(
+  config: ModelConfig,
+  weights: QwenWeights,
+  adapter: LoraAdapter | null = null,
+): Map<string, TensorSource> {
+  const data = new Map<string, () => Float32Array>();
+  const whole = (name: string, tensor: Tensor): void =>
+    void data.set(name, () => tensor.dataSync() as Float32Array);
+  whole('model.embed_tokens.weight', weights.embedding);
+  whole('model.norm.weight', weights.finalNorm);
+  for (const [index, w] of weights.layers.entries()) {
+    const at = `model.layers.${index}`;
+    whole(`${at}.input_layernorm.weight`, w.inputNorm);
+    whole(`${at}.self_attn.q_norm.weight`, w.qNorm);
+    whole(`${at}.self_attn.k_norm.weight`, w.kNorm);
+    whole(`${at}.post_attention_layernorm.weight`, w.postNorm);
+    for (const [key, modules] of fusedModules)
+      modules.forEach((module, i) =>
+        data.set(`model.${moduleName(index, module)}.weight`, () =>
+          projection(config, w[key], index, modules, i, adapter),
+        ),
+      );
+  }
+  if (!config.tieWordEmbeddings)
+    data.set('lm_head.weight', () => {
+      const head = tf.transpose(weights.head.matrix);
+      const values = head.dataSync() as Float32Array;
+      head.dispose();
+      return values;
+    });
+  return new Map(
+    expectedTensors(config).map(({ name, shape }) => [
+      name,
+      { shape, data: data.get(name) as () => Float32Array },
+    ]),
+  );
+}

@@ -1,0 +1,361 @@
+/**
+ * Qwen3 as functions of its weights. One layout serves everything: P prompts of Tp tokens, each followed by G completions
+ * of Tc tokens. The prompt's tokens are computed once and shared by its completions, in the forward and in the backward
+ * pass; the completions attend to the prompt's keys and values and causally to themselves. With G = 1 this is a plain
+ * batch of sequences.
+ *
+ * Source: Qwen3 Technical Report, arXiv 2505.09388; layer order and names as in transformers' Qwen3ForCausalLM.
+ */
+import type { Tensor } from '../runtime/tf';
+import { tf } from '../runtime/tf';
+import type { ModelConfig } from './config';
+import type { LoraAdapter, LoraModule } from './lora';
+import { gatherRows, rmsNorm, rotaryTable, rotate, silu } from './ops';
+import type { OutputHead } from './ops';
+
+/** Weights of one layer; matrices are [in, out]. */
+export interface LayerWeights {
+  inputNorm: Tensor;
+  /** Queries, keys and values side by side: [H, (heads + 2 kvHeads) * D]. */
+  qkv: Tensor;
+  qNorm: Tensor;
+  kNorm: Tensor;
+  o: Tensor;
+  postNorm: Tensor;
+  /** Gate and up side by side: [H, 2 F]. */
+  gateUp: Tensor;
+  down: Tensor;
+}
+
+export interface QwenWeights {
+  /** [V, H] */
+  embedding: Tensor;
+  layers: LayerWeights[];
+  finalNorm: Tensor;
+  head: OutputHead;
+}
+
+/** Inverted dropout on an adapter's input; the caller makes the mask so that it depends on the example, not the batch. */
+export type AdapterDropout = (x: Tensor, layer: number, module: LoraModule) => Tensor;
+
+/** What a forward pass runs on. */
+export interface Network {
+  config: ModelConfig;
+  weights: QwenWeights;
+  adapter: LoraAdapter | null;
+  dropout?: AdapterDropout;
+}
+
+/** Keys and values of one layer, each [B, kvHeads, T, D]. */
+export interface KeyValues {
+  keys: Tensor;
+  values: Tensor;
+}
+
+const blocked = -1e9;
+
+/** [T, T] additive mask: 0 where key <= query, else -1e9. */
+function causalBias(length: number): Tensor {
+  const steps = tf.range(0, length, 1, 'float32');
+  return tf.mul(tf.cast(tf.greater(tf.expandDims(steps, 0), tf.expandDims(steps, 1)), 'float32'), blocked);
+}
+
+/** Additive mask of padding, from a [B, T] mask of ones and zeros: 0 or -1e9. */
+export function paddingBias(mask: Tensor): Tensor {
+  return tf.mul(tf.sub(1, mask), blocked);
+}
+
+/** x W, plus the adapter's part for each named slice of the output. */
+function linear(net: Network, x: Tensor, w: Tensor, layer: number, modules: readonly LoraModule[]): Tensor {
+  const y = tf.matMul(x as never, w as never) as Tensor;
+  const { adapter, dropout } = net;
+  if (adapter === null) return y;
+  const factors = modules.map((module) => adapter.get(layer, module));
+  if (factors.every((f) => f === undefined)) return y;
+  const widths = modules.map((module, i) => factors[i]?.b.shape[1] ?? outputWidth(net.config, module));
+  const parts = modules.map((module, i) => {
+    const f = factors[i];
+    if (f === undefined) return tf.zeros([x.shape[0], widths[i]]);
+    const input = dropout === undefined ? x : dropout(x, layer, module);
+    return tf.matMul(tf.matMul(input as never, f.a as never), f.b as never) as Tensor;
+  });
+  const delta = parts.length === 1 ? parts[0] : tf.concat(parts, 1);
+  return tf.add(y, tf.mul(delta, adapter.scale));
+}
+
+function outputWidth(config: ModelConfig, module: LoraModule): number {
+  if (module === 'q_proj') return config.numAttentionHeads * config.headDim;
+  if (module === 'k_proj' || module === 'v_proj') return config.numKeyValueHeads * config.headDim;
+  return module === 'gate_proj' || module === 'up_proj' ? config.intermediateSize : config.hiddenSize;
+}
+
+/** Queries, keys (both normalised and rotated) and values of a flat list of tokens: [N, heads, D] each. */
+function projectQkv(net: Network, x: Tensor, layer: number, rotary: { cos: Tensor; sin: Tensor }) {
+  const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps } = net.config;
+  const w = net.weights.layers[layer];
+  const h = rmsNorm(x, w.inputNorm, rmsNormEps);
+  const qkv = tf.reshape(linear(net, h, w.qkv, layer, ['q_proj', 'k_proj', 'v_proj']), [
+    -1,
+    heads + 2 * kvHeads,
+    headDim,
+  ]);
+  const [q, k, values] = tf.split(qkv, [heads, kvHeads, kvHeads], 1);
+  return {
+    queries: rotate(rmsNorm(q, w.qNorm, rmsNormEps), rotary),
+    keys: rotate(rmsNorm(k, w.kNorm, rmsNormEps), rotary),
+    values,
+  };
+}
+
+/** [B*T, heads, D] -> [B, heads, T, D]. */
+function splitRows(x: Tensor, rows: number): Tensor {
+  const [tokens, heads, dim] = x.shape as [number, number, number];
+  return tf.transpose(tf.reshape(x, [rows, tokens / rows, heads, dim]), [0, 2, 1, 3]);
+}
+
+/** [B, heads, T, D] -> [B*T, heads*D]. */
+function joinRows(x: Tensor): Tensor {
+  const [rows, heads, length, dim] = x.shape as [number, number, number, number];
+  return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [rows * length, heads * dim]);
+}
+
+const matMul = (a: Tensor, b: Tensor, transposeB = false): Tensor =>
+  tf.matMul(a as never, b as never, false, transposeB) as Tensor;
+
+/** Attention of the prompts to themselves. q [P, heads, Tp, D], bias [P, 1, 1, Tp, Tp] -> [P, heads, Tp, D]. */
+function attendPrompt(config: ModelConfig, q: Tensor, { keys, values }: KeyValues, bias: Tensor): Tensor {
+  const [rows, heads, length, dim] = q.shape as [number, number, number, number];
+  const kv = config.numKeyValueHeads;
+  const rep = heads / kv;
+  const scaled = tf.mul(tf.reshape(q, [rows, kv, rep * length, dim]), dim ** -0.5);
+  const scores = tf.reshape(matMul(scaled, keys, true), [rows, kv, rep, length, length]);
+  const weights = tf.reshape(tf.softmax(tf.add(scores, bias)), [rows, kv, rep * length, length]);
+  return tf.reshape(matMul(weights, values), [rows, heads, length, dim]);
+}
+
+/**
+ * Attention of completions to their prompt and to themselves.
+ * q [P*G, heads, Tq, D]; prompt [P, kv, Tp, D]; own [P*G, kv, Tk, D];
+ * promptBias [P, 1, 1, 1, 1, Tp]; ownBias broadcasts to [P*G, kv, rep, Tq, Tk] -> [P*G, heads, Tq, D].
+ */
+function attendCompletion(
+  config: ModelConfig,
+  q: Tensor,
+  prompt: KeyValues,
+  own: KeyValues,
+  promptBias: Tensor,
+  ownBias: Tensor,
+): Tensor {
+  const [rows, heads, tq, dim] = q.shape as [number, number, number, number];
+  const [prompts, kv, tp] = prompt.keys.shape as [number, number, number];
+  const tk = own.keys.shape[2] as number;
+  const group = rows / prompts;
+  const rep = heads / config.numKeyValueHeads;
+  const scaled = tf.mul(tf.reshape(q, [rows, kv, rep * tq, dim]), dim ** -0.5);
+  const byPrompt = (x: Tensor, width: number): Tensor =>
+    group === 1
+      ? x
+      : tf.reshape(tf.transpose(tf.reshape(x, [prompts, group, kv, rep * tq, width]), [0, 2, 1, 3, 4]), [
+          prompts,
+          kv,
+          group * rep * tq,
+          width,
+        ]);
+  const byRow = (x: Tensor, width: number): Tensor =>
+    group === 1
+      ? x
+      : tf.reshape(tf.transpose(tf.reshape(x, [prompts, kv, group, rep * tq, width]), [0, 2, 1, 3, 4]), [
+          rows,
+          kv,
+          rep * tq,
+          width,
+        ]);
+  const toPrompt = tf.add(
+    tf.reshape(byRow(matMul(byPrompt(scaled, dim), prompt.keys, true), tp), [
+      prompts,
+      group,
+      kv,
+      rep,
+      tq,
+      tp,
+    ]),
+    promptBias,
+  );
+  const toOwn = tf.add(tf.reshape(matMul(scaled, own.keys, true), [rows, kv, rep, tq, tk]), ownBias);
+  const scores = tf.concat(
+    [tf.reshape(toPrompt, [rows, kv, rep * tq, tp]), tf.reshape(toOwn, [rows, kv, rep * tq, tk])],
+    -1,
+  );
+  const [onPrompt, onOwn] = tf.split(tf.softmax(scores), [tp, tk], -1);
+  const fromPrompt = byRow(matMul(byPrompt(onPrompt, tp), prompt.values), dim);
+  return tf.reshape(tf.add(fromPrompt, matMul(onOwn, own.values)), [rows, heads, tq, dim]);
+}
+
+/** The rest of a layer after attention: output projection, residual, feed-forward. [N, heads*D], [N, H] -> [N, H]. */
+function finishLayer(net: Network, x: Tensor, attended: Tensor, layer: number): Tensor {
+  const w = net.weights.layers[layer];
+  const residual = tf.add(x, linear(net, attended, w.o, layer, ['o_proj']));
+  const h = rmsNorm(residual, w.postNorm, net.config.rmsNormEps);
+  const [gate, up] = tf.split(linear(net, h, w.gateUp, layer, ['gate_proj', 'up_proj']), 2, 1);
+  return tf.add(residual, linear(net, tf.mul(silu(gate), up), w.down, layer, ['down_proj']));
+}
+
+const flat = (x: Tensor): Tensor => tf.reshape(x, [x.size]);
+
+/** A padded batch of prompts. */
+export interface PromptBatch {
+  /** [P, Tp] int32 */
+  ids: Tensor;
+  /** [P, Tp] float32, 1 where there is a token; padding may stand on either side. */
+  mask: Tensor;
+  /** [P, Tp] float32, the token's place in its sequence. */
+  positions: Tensor;
+}
+
+/** [P, 1, 1, Tp, Tp] additive mask of prompts: causal and padding. */
+function promptSelfBias(prompt: PromptBatch): Tensor {
+  const [rows, length] = prompt.ids.shape as [number, number];
+  const bias = tf.add(causalBias(length), tf.expandDims(paddingBias(prompt.mask), 1));
+  return tf.reshape(bias, [rows, 1, 1, length, length]);
+}
+
+/**
+ * Prompts alone.
+ * @returns hidden [P*Tp, H] after the last norm, and each layer's keys and values
+ */
+export function forwardPrompts(net: Network, prompt: PromptBatch): { hidden: Tensor; cache: KeyValues[] } {
+  const rows = prompt.ids.shape[0];
+  const rotary = rotaryTable(flat(prompt.positions), net.config.headDim, net.config.ropeTheta);
+  const bias = promptSelfBias(prompt);
+  let x = gatherRows(net.weights.embedding, flat(prompt.ids));
+  const cache: KeyValues[] = [];
+  for (let layer = 0; layer < net.config.numHiddenLayers; layer++) {
+    const { queries, keys, values } = projectQkv(net, x, layer, rotary);
+    const kv = { keys: splitRows(keys, rows), values: splitRows(values, rows) };
+    cache.push(kv);
+    x = finishLayer(net, x, joinRows(attendPrompt(net.config, splitRows(queries, rows), kv, bias)), layer);
+  }
+  return { hidden: rmsNorm(x, net.weights.finalNorm, net.config.rmsNormEps), cache };
+}
+
+/**
+ * Prompts with their completions, prompts computed once. Prompts must be padded on the left.
+ *
+ * @param completionIds        [P*G, Tc] int32, padded on the right
+ * @param completionPositions  [P*G, Tc] float32
+ * @returns [P*G*Tc, H]: the state from which each completion token is predicted
+ */
+export function forwardSharedPrefix(
+  net: Network,
+  prompt: PromptBatch,
+  completionIds: Tensor,
+  completionPositions: Tensor,
+): Tensor {
+  const { config, weights } = net;
+  const [prompts, tp] = prompt.ids.shape as [number, number];
+  const [rows, tc] = completionIds.shape as [number, number];
+  const [nPrompt, nCompletion] = [prompts * tp, rows * tc];
+  const bias = promptSelfBias(prompt);
+  const promptBias = tf.reshape(paddingBias(prompt.mask), [prompts, 1, 1, 1, 1, tp]);
+  const ownBias = causalBias(tc);
+  const positions = tf.concat([flat(prompt.positions), flat(completionPositions)], 0);
+  const rotary = rotaryTable(positions, config.headDim, config.ropeTheta);
+  let x = gatherRows(weights.embedding, tf.concat([flat(prompt.ids), flat(completionIds)], 0));
+  for (let layer = 0; layer < config.numHiddenLayers; layer++) {
+    const { queries, keys, values } = projectQkv(net, x, layer, rotary);
+    const split = (y: Tensor): [Tensor, Tensor] => {
+      const [a, b] = tf.split(y, [nPrompt, nCompletion], 0);
+      return [splitRows(a, prompts), splitRows(b, rows)];
+    };
+    const [qp, qc] = split(queries);
+    const [kp, kc] = split(keys);
+    const [vp, vc] = split(values);
+    const shared = { keys: kp, values: vp };
+    const attended = tf.concat(
+      [
+        joinRows(attendPrompt(config, qp, shared, bias)),
+        joinRows(attendCompletion(config, qc, shared, { keys: kc, values: vc }, promptBias, ownBias)),
+      ],
+      0,
+    );
+    x = finishLayer(net, x, attended, layer);
+  }
+  const [xp, xc] = tf.split(x, [nPrompt, nCompletion], 0);
+  const hidden = config.hiddenSize;
+  const last = tf.slice(tf.reshape(xp, [prompts, tp, hidden]), [0, tp - 1, 0], [prompts, 1, hidden]);
+  const group = rows / prompts;
+  const first = tf.reshape(tf.mul(tf.reshape(last, [prompts, 1, 1, hidden]), tf.ones([1, group, 1, 1])), [
+    rows,
+    1,
+    hidden,
+  ]);
+  const before =
+    tc === 1
+      ? first
+      : tf.concat(
+          [first, tf.slice(tf.reshape(xc, [rows, tc, hidden]), [0, 0, 0], [rows, tc - 1, hidden])],
+          1,
+        );
+  return rmsNorm(tf.reshape(before, [rows * tc, hidden]), weights.finalNorm, config.rmsNormEps);
+}
+
+/** The caches of a decoding batch: prompts' keys and values once a group, completions' in rows [B*kv*T, D]. */
+export interface DecodeCache {
+  prompt: KeyValues[];
+  promptMask: Tensor;
+  own: KeyValues[];
+}
+
+/**
+ * One token more for every row.
+ *
+ * @param ids        [B] int32, the tokens drawn last
+ * @param positions  [B] float32, their places in the sequences
+ * @param step       [1] int32, their place in the completions' cache
+ * @param cache      `own` is updated in place
+ * @param writeRows  see ops.ts
+ * @returns [B, H] after the last norm, and the new completions' cache
+ */
+export function forwardDecode(
+  net: Network,
+  ids: Tensor,
+  positions: Tensor,
+  step: Tensor,
+  cache: DecodeCache,
+  writeRows: (cache: Tensor, indices: Tensor, values: Tensor) => Tensor,
+): { hidden: Tensor; own: KeyValues[] } {
+  const { config, weights } = net;
+  const rows = ids.shape[0];
+  const { numKeyValueHeads: kv, headDim } = config;
+  const length = cache.own[0].keys.shape[0] / (rows * kv);
+  const [prompts, tp] = cache.promptMask.shape as [number, number];
+  const promptBias = tf.reshape(paddingBias(cache.promptMask), [prompts, 1, 1, 1, 1, tp]);
+  const later = tf.greater(tf.range(0, length, 1, 'int32'), step);
+  const ownBias = tf.mul(tf.cast(later, 'float32'), blocked);
+  const indices = tf.add(tf.mul(tf.range(0, rows * kv, 1, 'int32'), tf.scalar(length, 'int32')), step);
+  const rotary = rotaryTable(positions, headDim, config.ropeTheta);
+  let x = gatherRows(weights.embedding, ids);
+  const own: KeyValues[] = [];
+  for (let layer = 0; layer < config.numHiddenLayers; layer++) {
+    const { queries, keys, values } = projectQkv(net, x, layer, rotary);
+    const write = (old: Tensor, fresh: Tensor): Tensor =>
+      writeRows(old, indices, tf.reshape(fresh, [rows * kv, headDim]));
+    const updated = {
+      keys: write(cache.own[layer].keys, keys),
+      values: write(cache.own[layer].values, values),
+    };
+    own.push(updated);
+    const asRows = (y: Tensor): Tensor => tf.reshape(y, [rows, kv, length, headDim]);
+    const mine = { keys: asRows(updated.keys), values: asRows(updated.values) };
+    const attended = attendCompletion(
+      config,
+      splitRows(queries, rows),
+      cache.prompt[layer],
+      mine,
+      promptBias,
+      ownBias,
+    );
+    x = finishLayer(net, x, joinRows(attended), layer);
+  }
+  return { hidden: rmsNorm(x, weights.finalNorm, config.rmsNormEps), own };
+}

@@ -1,0 +1,426 @@
+/** The policy that runs here: Qwen3 with a LoRA adapter (or with all its weights trained) on TensorFlow. */
+import { copyFileSync, existsSync } from 'node:fs';
+import path from 'node:path';
+import { compile } from '../runtime/compile';
+import type { CompiledFunction, ExecutionMode } from '../runtime/compile';
+import { CheckpointError, ConfigError } from '../runtime/errors';
+import { ensureDirectory } from '../runtime/files';
+import type { Tensor, Variable } from '../runtime/tf';
+import { tf } from '../runtime/tf';
+import { readModelConfig } from '../model/config';
+import type { ModelConfig } from '../model/config';
+import { adapterDropout } from '../model/dropout';
+import { fileTensors, fusedModules, loadWeights, mergedMatrix, weightTensors } from '../model/load';
+import { LoraAdapter } from '../model/lora';
+import { tokenLogProbs } from '../model/ops';
+import { readAdapter, writeAdapter } from '../model/peft';
+import type { AdapterConfig } from '../model/peft';
+import { forwardSharedPrefix } from '../model/qwen3';
+import type { Network, QwenWeights } from '../model/qwen3';
+import { writeSafetensors } from '../model/safetensors-writer';
+import { adamwUpdate, biasCorrections, globalNorm } from '../optim/adamw';
+import { evaluateLoss } from '../optim/losses';
+import type { Loss } from '../optim/losses';
+import { breathe, packCompletions, packPrompts, rowValues } from './batch';
+import { logProbPasses, packBatch } from './packing';
+import type { BatchFlags } from './packing';
+import type {
+  ForwardBackwardResult,
+  MicroBatch,
+  OptimStepOptions,
+  OptimStepResult,
+  Policy,
+  Prompt,
+  RolloutGroup,
+  SampleOptions,
+  Sequence,
+} from './policy';
+import { Sampler } from './rollout';
+
+export interface LocalPolicyOptions {
+  /** A Hugging Face directory. */
+  modelDirectory: string;
+  /** Start from this PEFT directory; else a fresh adapter of `lora`, else (neither) the bare model. */
+  adapterDirectory?: string;
+  lora?: AdapterConfig;
+  /** Seed of a fresh adapter. */
+  seed?: number;
+  /** `lora` (default): the adapter; `all`: every weight, embeddings too. */
+  trainable?: 'lora' | 'all';
+  mode?: ExecutionMode;
+}
+
+/** Everything that is trained, by name, with its pending gradient and its two moments. */
+interface Trained {
+  names: string[];
+  variables: Variable[];
+  pending: Tensor[] | null;
+  first: Tensor[] | null;
+  second: Tensor[] | null;
+  steps: number;
+}
+
+export class LocalPolicy implements Policy {
+  private readonly functions = new Map<string, CompiledFunction>();
+  private readonly trained: Trained;
+  private reference: LoraAdapter | null = null;
+  private sampler: Sampler | null = null;
+  private merged: { matrices: Variable[]; stale: boolean } | null = null;
+  private readonly padId: number;
+
+  constructor(
+    readonly config: ModelConfig,
+    readonly weights: QwenWeights,
+    readonly adapter: LoraAdapter | null,
+    trainable: 'lora' | 'all' = 'lora',
+    private readonly mode?: ExecutionMode,
+    private readonly modelDirectory?: string,
+  ) {
+    this.padId = config.padTokenId ?? config.eosTokenIds[0] ?? 0;
+    const variables =
+      trainable === 'all'
+        ? weightTensors(weights).map((tensor, i) => [`weight_${i}`, tensor as Variable] as [string, Variable])
+        : (adapter?.named() ?? []);
+    this.trained = {
+      names: variables.map(([name]) => name),
+      variables: variables.map(([, variable]) => variable),
+      pending: null,
+      first: null,
+      second: null,
+      steps: 0,
+    };
+  }
+
+  /** @throws CheckpointError  when the model or the adapter cannot be read, or do not belong together */
+  static load(options: LocalPolicyOptions): LocalPolicy {
+    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', mode, seed = 0 } = options;
+    const config = readModelConfig(modelDirectory);
+    const stored = adapterDirectory === undefined ? null : readAdapter(adapterDirectory, config);
+    const weights = loadWeights(modelDirectory, config, trainable === 'all' ? 'variable' : 'constant');
+    let adapter: LoraAdapter | null = null;
+    if (stored !== null) adapter = new LoraAdapter(config, stored.config, stored.matrices);
+    else if (lora !== undefined) adapter = LoraAdapter.create(config, lora, seed);
+    if (trainable === 'all' && adapter !== null)
+      throw new ConfigError(
+        'trainable: all takes no adapter; merge it into the model first, or set trainable: lora',
+      );
+    return new LocalPolicy(config, weights, adapter, trainable, mode, modelDirectory);
+  }
+
+  /** Makes the present adapter the frozen reference of `logProbs(..., {of: 'reference'})`. */
+  freezeReference(): void {
+    this.forget('logProbs reference');
+    this.reference?.dispose();
+    this.reference = this.adapter?.clone() ?? null;
+  }
+
+  dispose(): void {
+    for (const fn of this.functions.values()) fn.dispose();
+    this.functions.clear();
+    this.sampler?.dispose();
+    tf.dispose([...(this.merged?.matrices ?? []), ...(this.trained.pending ?? [])]);
+    tf.dispose([
+      ...(this.trained.first ?? []),
+      ...(this.trained.second ?? []),
+      ...weightTensors(this.weights),
+    ]);
+    this.adapter?.dispose();
+    this.reference?.dispose();
+  }
+
+  private compiled(key: string, name: string, fn: (...args: Tensor[]) => Tensor[]): CompiledFunction {
+    let compiledFunction = this.functions.get(key);
+    if (compiledFunction === undefined) {
+      compiledFunction = compile(name, fn, { mode: this.mode });
+      this.functions.set(key, compiledFunction);
+    }
+    return compiledFunction;
+  }
+
+  private forget(prefix: string): void {
+    for (const [key, fn] of this.functions) {
+      if (!key.startsWith(prefix)) continue;
+      fn.dispose();
+      this.functions.delete(key);
+    }
+  }
+
+  private network(adapter: LoraAdapter | null): Network {
+    return { config: this.config, weights: this.weights, adapter };
+  }
+
+  // ---- sample ----
+
+  /** The network that decodes: the adapter merged into copies of the matrices, so that a step has fewer products. */
+  private decodingNetwork(): Network {
+    const { adapter } = this;
+    if (adapter === null) return this.network(null);
+    const merge = this.compiled('merge', 'merge', () =>
+      this.weights.layers.flatMap((w, layer) =>
+        fusedModules.map(([key, modules]) => mergedMatrix(w[key], layer, modules, adapter)),
+      ),
+    );
+    if (this.merged === null) {
+      this.merged = { matrices: merge().map((matrix) => tf.variable(matrix, false)), stale: false };
+    } else if (this.merged.stale) {
+      const fresh = merge();
+      this.merged.matrices.forEach((matrix, i) => matrix.assign(fresh[i] as never));
+      tf.dispose(fresh);
+      this.merged.stale = false;
+    }
+    const { matrices } = this.merged;
+    const layers = this.weights.layers.map((w, layer) => {
+      const own = matrices.slice(layer * fusedModules.length, (layer + 1) * fusedModules.length);
+      return { ...w, ...Object.fromEntries(fusedModules.map(([key], i) => [key, own[i]])) };
+    });
+    return { config: this.config, weights: { ...this.weights, layers }, adapter: null };
+  }
+
+  async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]> {
+    const network = this.decodingNetwork();
+    this.sampler ??= new Sampler(network, this.padId, this.mode);
+    return this.sampler.sample(prompts, options, this.config.eosTokenIds);
+  }
+
+  // ---- logProbs ----
+
+  async logProbs(
+    sequences: readonly Sequence[],
+    { of = 'policy', temperature = 1 }: { of?: 'policy' | 'reference'; temperature?: number } = {},
+  ): Promise<Float32Array[]> {
+    const adapter = of === 'policy' ? this.adapter : this.reference;
+    const pass = this.compiled(
+      `logProbs ${of} ${temperature}`,
+      `logProbs of ${of}`,
+      (ids, mask, positions, own, ownPositions) => {
+        const hidden = forwardSharedPrefix(
+          this.network(adapter),
+          { ids, mask, positions },
+          own,
+          ownPositions,
+        );
+        return [tokenLogProbs(hidden, tf.reshape(own, [own.size]), this.weights.head, temperature).logProbs];
+      },
+    );
+    const results = new Array<Float32Array>(sequences.length);
+    for (const groups of logProbPasses(sequences)) {
+      const prompts = packPrompts(
+        groups.map((group) => sequences[group[0]].promptIds),
+        this.padId,
+      );
+      const rows = groups.flat();
+      const own = packCompletions(
+        rows.map((i) => ({
+          tokenIds: sequences[i].completionIds,
+          promptLength: sequences[i].promptIds.length,
+        })),
+        this.padId,
+      );
+      const [output] = pass(prompts.ids, prompts.mask, prompts.positions, own.ids, own.positions);
+      const values = output.dataSync() as Float32Array;
+      tf.dispose([output, prompts.ids, prompts.mask, prompts.positions, own.ids, own.positions]);
+      rows.forEach(
+        (i, row) => (results[i] = rowValues(values, own.width, row, sequences[i].completionIds.length)),
+      );
+      await breathe();
+    }
+    return results;
+  }
+
+  // ---- forwardBackward ----
+
+  async forwardBackward(
+    batch: MicroBatch,
+    loss: Loss,
+    { temperature = 1 }: { temperature?: number } = {},
+  ): Promise<ForwardBackwardResult> {
+    if (this.trained.variables.length === 0)
+      throw new ConfigError(
+        'this policy has nothing to train: give lora or an adapter, or set trainable: all',
+      );
+    const packed = packBatch(batch, this.padId, this.adapter?.config.lora_dropout ?? 0);
+    const { flags, metricNames, inputs } = packed;
+    const key = `forwardBackward ${JSON.stringify(loss)} ${temperature} ${JSON.stringify(flags)}`;
+    const names: string[] = metricNames(loss);
+    const step = this.compiled(key, 'forwardBackward', (...args) =>
+      this.trainStep(args, loss, temperature, flags, names),
+    );
+    const outputs = step(...inputs);
+    tf.dispose(inputs);
+    const [summary, logProbs, entropies, ...grads] = outputs;
+    const numbers = summary.dataSync();
+    const [logProbValues, entropyValues] = [
+      logProbs.dataSync() as Float32Array,
+      entropies.dataSync() as Float32Array,
+    ];
+    tf.dispose([summary, logProbs, entropies]);
+    this.accumulate(grads);
+    await breathe();
+    return {
+      loss: numbers[0],
+      metrics: Object.fromEntries(names.map((name, i) => [name, numbers[i + 1]])),
+      logProbs: packed.unpack(logProbValues),
+      entropies: packed.unpack(entropyValues),
+    };
+  }
+
+  /** The compiled part: returns [loss and metrics], log-probabilities, entropies, gradients. */
+  private trainStep(
+    args: Tensor[],
+    loss: Loss,
+    temperature: number,
+    flags: BatchFlags,
+    names: readonly string[],
+  ): Tensor[] {
+    const [ids, mask, positions, own, ownPositions, lossMask, weights, advantages, totals, ...rest] = args;
+    const optional = [...rest];
+    const oldLogProbs = flags.old ? (optional.shift() as Tensor) : null;
+    const referenceLogProbs = flags.reference ? (optional.shift() as Tensor) : null;
+    const network = this.network(this.adapter);
+    if (flags.dropout > 0) network.dropout = adapterDropout(optional.shift() as Tensor, flags.dropout);
+    const [totalRows, totalTokens, totalMicroBatches] = tf.unstack(totals);
+    let kept: Tensor[] = [];
+    const { grads } = tf.variableGrads(() => {
+      const hidden = forwardSharedPrefix(network, { ids, mask, positions }, own, ownPositions);
+      const { logProbs, entropies } = tokenLogProbs(
+        hidden,
+        tf.reshape(own, [own.size]),
+        this.weights.head,
+        temperature,
+      );
+      const value = evaluateLoss(loss, tf.reshape(logProbs, own.shape), {
+        ...{ mask: lossMask, weights, advantages, oldLogProbs, referenceLogProbs },
+        ...{ totalRows, totalTokens, totalMicroBatches },
+      });
+      const summary = tf.stack([value.loss, ...names.map((name) => value.metrics[name])]);
+      kept = [summary, logProbs, entropies].map((tensor) => tf.keep(tensor));
+      return value.loss.asScalar();
+    }, this.trained.variables);
+    return [...kept, ...this.trained.variables.map((variable) => grads[variable.name])];
+  }
+
+  private accumulate(grads: Tensor[]): void {
+    const { pending } = this.trained;
+    if (pending === null) {
+      this.trained.pending = grads;
+      return;
+    }
+    this.trained.pending = pending.map((sum, i) => tf.add(sum, grads[i]));
+    tf.dispose([...pending, ...grads]);
+  }
+
+  /** The pending gradient by name, e.g. `layers.0.self_attn.q_proj.lora_A` [in, r]; for tests and inspection. */
+  pendingGradients(): Map<string, { shape: number[]; values: Float32Array }> {
+    const { names, pending } = this.trained;
+    return new Map(
+      (pending ?? []).map((grad, i) => [
+        names[i],
+        { shape: grad.shape, values: grad.dataSync() as Float32Array },
+      ]),
+    );
+  }
+
+  // ---- optimStep ----
+
+  async optimStep(options: OptimStepOptions): Promise<OptimStepResult> {
+    const { learningRate, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, clipNorm = 0 } = options;
+    const { pending, variables } = this.trained;
+    if (pending === null)
+      throw new ConfigError('there is no gradient: call forwardBackward before optimStep');
+    this.trained.pending = null;
+    const [norm] = this.compiled('norm', 'gradientNorm', (...grads) => [globalNorm(grads)])(...pending);
+    const gradNorm = norm.dataSync()[0];
+    norm.dispose();
+    if (!Number.isFinite(gradNorm)) {
+      tf.dispose(pending);
+      return { gradNorm, skipped: true };
+    }
+    this.trained.first ??= variables.map((variable) => tf.fill(variable.shape, 0));
+    this.trained.second ??= variables.map((variable) => tf.fill(variable.shape, 0));
+    this.trained.steps++;
+    const [correction1, correction2] = biasCorrections(this.trained.steps, betas);
+    const clip = clipNorm === 0 ? 1 : Math.min(1, clipNorm / (gradNorm + 1e-6));
+    const scalars = tf.tensor1d([learningRate, correction1, correction2, clip]);
+    const n = variables.length;
+    const update = this.compiled(
+      `adamw ${JSON.stringify({ betas, eps, weightDecay })}`,
+      'adamw',
+      (numbers, ...lists) => {
+        const [rate, c1, c2, coefficient] = tf.unstack(numbers);
+        const part = (k: number): Tensor[] => lists.slice(k * n, (k + 1) * n);
+        const stepScalars = {
+          learningRate: rate,
+          correction1: c1,
+          correction2: c2,
+          clipCoefficient: coefficient,
+        };
+        const result = adamwUpdate(part(0), part(1), part(2), part(3), stepScalars, {
+          betas,
+          eps,
+          weightDecay,
+        });
+        return [...result.params, ...result.first, ...result.second];
+      },
+    );
+    const outputs = update(scalars, ...variables, ...pending, ...this.trained.first, ...this.trained.second);
+    variables.forEach((variable, i) => variable.assign(outputs[i] as never));
+    tf.dispose([scalars, ...pending, ...this.trained.first, ...this.trained.second, ...outputs.slice(0, n)]);
+    this.trained.first = outputs.slice(n, 2 * n);
+    this.trained.second = outputs.slice(2 * n);
+    if (this.merged !== null) this.merged.stale = true;
+    return { gradNorm, skipped: false };
+  }
+
+  // ---- save, load ----
+
+  /** Writes the adapter in PEFT's format, or (trainable: all, or no adapter) a Hugging Face directory. */
+  async save(directory: string): Promise<void> {
+    if (this.adapter !== null) {
+      const stored = this.adapter.toPeft();
+      await writeAdapter(directory, stored);
+      return;
+    }
+    await this.saveMerged(directory);
+  }
+
+  /** Writes a Hugging Face directory with the adapter merged in; configuration and tokenizer are copied. */
+  async saveMerged(directory: string, dtype: 'F32' | 'BF16' | 'F16' = 'F32'): Promise<void> {
+    const source = this.modelDirectory;
+    if (source !== undefined && path.resolve(source) === path.resolve(directory))
+      throw new CheckpointError(
+        `${directory}: refusing to overwrite the model that was loaded from here; name another directory`,
+      );
+    await ensureDirectory(directory);
+    await writeSafetensors(
+      path.join(directory, 'model.safetensors'),
+      fileTensors(this.config, this.weights, this.adapter),
+      {
+        dtype,
+        metadata: { format: 'pt' },
+      },
+    );
+    if (source === undefined) return;
+    for (const name of modelFiles) {
+      const from = path.join(source, name);
+      if (existsSync(from)) copyFileSync(from, path.join(directory, name));
+    }
+  }
+
+  async load(directory: string): Promise<void> {
+    if (this.adapter === null) throw new ConfigError('load needs a policy with an adapter');
+    this.adapter.assign(readAdapter(directory, this.config));
+    if (this.merged !== null) this.merged.stale = true;
+  }
+}
+
+/** What belongs to a model beside its weights. */
+const modelFiles = [
+  ...[
+    'config.json',
+    'generation_config.json',
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'chat_template.jinja',
+  ],
+  ...['vocab.json', 'merges.txt', 'special_tokens_map.json', 'added_tokens.json'],
+];

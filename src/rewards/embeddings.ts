@@ -1,0 +1,31 @@
+/** Turning a text into a vector, for relevance, semantic diversity and near-duplicates. */
+
+/** A text embedding. Vectors are shared with the cache: read them, never write to them. */
+export interface Embedder {
+  readonly name: string;
+  /** Set where this stands in for something better: what a report has to say about it. */
+  readonly degraded?: string;
+  /** @returns [D], of length 1; zeros for a text without any feature */
+  embed(text: string): Promise<Float32Array>;
+}
+
+/**
+ * An embedder that remembers its latest texts, dropping the one unused for longest. A failure is not remembered.
+ *
+ * @param capacity  texts kept; 2,000 vectors of 4,096 numbers are 32 MB
+ */
+export function cachedEmbedder(embedder: Embedder, capacity = 2000): Embedder {
+  const cache = new Map<string, Promise<Float32Array>>();
+  return {
+    name: embedder.name,
+    degraded: embedder.degraded,
+    embed(text) {
+      const vector = cache.get(text) ?? embedder.embed(text);
+      cache.delete(text); // a Map keeps the order of insertion: put the text at its end
+      cache.set(text, vector);
+      if (cache.size > capacity) cache.delete(cache.keys().next().value as string);
+      vector.catch(() => cache.delete(text));
+      return vector;
+    },
+  };
+}
