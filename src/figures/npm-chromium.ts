@@ -3,7 +3,7 @@
  * They are unpacked once, into the temporary folder (about 200 MB); the package's own unpacking is not used, because
  * it can leave half a file behind and two processes that start together would meet it.
  */
-import { createReadStream, createWriteStream } from 'node:fs';
+import { createReadStream, createWriteStream, existsSync } from 'node:fs';
 import { chmod, lstat, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -77,17 +77,24 @@ async function existingFolder(folder: string): Promise<boolean> {
   return true;
 }
 
+interface Unpacking {
+  readonly name: string;
+  /** Files without which the folder is of no use: systems that clean their temporary folder may take single ones. */
+  readonly needs: readonly string[];
+  readonly fill: (partial: string, folder: string) => Promise<void>;
+}
+
 /**
  * Fills a folder once. The work happens in a folder beside it that is renamed when complete, so nobody ever sees
  * half of it, and of two processes that do it at once one wins and the other uses the winner's.
  */
-async function unpackOnce(
-  name: string,
-  fill: (partial: string, folder: string) => Promise<void>,
-): Promise<string> {
+async function unpackOnce({ name, needs, fill }: Unpacking): Promise<string> {
   const user = process.getuid === undefined ? '' : `-${process.getuid()}`;
   const folder = join(tmpdir(), `grpolab-${name}${user}`);
-  if (await existingFolder(folder)) return folder;
+  if (await existingFolder(folder)) {
+    if (needs.every((file) => existsSync(join(folder, file)))) return folder;
+    await rm(folder, { recursive: true, force: true });
+  }
   const partial = await mkdtemp(`${folder}.`);
   try {
     await fill(partial, folder);
@@ -125,11 +132,27 @@ function fontConfiguration(folder: string): string {
 export async function npmFonts(): Promise<Record<string, string>> {
   const source = packageFolder();
   if (source === undefined) return {};
-  const folder = await unpackOnce(`fonts-${await packageVersion(source)}`, async (partial, final) => {
-    await unpackTarBrotli(join(source, 'bin/fonts.tar.br'), partial);
-    await writeFile(join(partial, 'grpolab-fonts.conf'), fontConfiguration(final));
+  const folder = await unpackOnce({
+    name: `fonts-${await packageVersion(source)}`,
+    needs: [
+      'grpolab-fonts.conf',
+      'fonts/Open_Sans/OpenSans-Regular.ttf',
+      'fonts/Open_Sans/OpenSans-Bold.ttf',
+    ],
+    fill: async (partial, final) => {
+      await unpackTarBrotli(join(source, 'bin/fonts.tar.br'), partial);
+      await writeFile(join(partial, 'grpolab-fonts.conf'), fontConfiguration(final));
+    },
   });
   return { FONTCONFIG_FILE: join(folder, 'grpolab-fonts.conf') };
+}
+
+async function unpackBrowser(source: string, folder: string): Promise<void> {
+  const executable = join(folder, 'chromium');
+  const compressed = createReadStream(join(source, 'bin/chromium.br'));
+  await pipeline(compressed, createBrotliDecompress(), createWriteStream(executable));
+  await chmod(executable, 0o755);
+  await unpackTarBrotli(join(source, 'bin/al2023.tar.br'), folder);
 }
 
 /**
@@ -143,15 +166,10 @@ export async function npmChromium(): Promise<BrowserCommand> {
   if (process.platform !== 'linux' || process.arch !== 'x64') {
     throw new GrpolabError(`the package runs on linux x64, this is ${process.platform} ${process.arch}`);
   }
-  const folder = await unpackOnce(`chromium-${await packageVersion(source)}`, async (partial) => {
-    const executable = join(partial, 'chromium');
-    await pipeline(
-      createReadStream(join(source, 'bin/chromium.br')),
-      createBrotliDecompress(),
-      createWriteStream(executable),
-    );
-    await chmod(executable, 0o755);
-    await unpackTarBrotli(join(source, 'bin/al2023.tar.br'), partial);
+  const folder = await unpackOnce({
+    name: `chromium-${await packageVersion(source)}`,
+    needs: ['chromium', 'lib/libnss3.so', 'lib/libsoftokn3.so'],
+    fill: (partial) => unpackBrowser(source, partial),
   });
   const libraries = [join(folder, 'lib'), process.env.LD_LIBRARY_PATH ?? ''].filter((path) => path !== '');
   return {

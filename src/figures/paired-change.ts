@@ -1,6 +1,7 @@
 /** What training changed on held-out prompts: every prompt before against after, and the mean difference with its interval. */
 import { z } from 'zod';
 import { ShapeError } from '../runtime/errors';
+import { parseStrict } from '../runtime/strict';
 import { binCounts, histogramBins, linearEdges, outline } from './histogram';
 import type { FigureSpec, JsonObject, Trace } from './spec';
 import {
@@ -218,10 +219,11 @@ function drawRow(measure: Measure, change: Change, place: Place) {
  * A row a measure: left, a dot a prompt, before against after; right, the histogram of the differences with their
  * mean and its bootstrap interval drawn and named.
  *
- * @throws ShapeError  when before and after have different lengths
+ * @throws ShapeError   when before and after have different lengths
+ * @throws ConfigError  naming a field that is missing, unknown or not a finite number
  */
 export function drawPairedChange(data: PairedChange): FigureSpec {
-  const change = pairedChangeSchema.parse(data);
+  const change = parseStrict(pairedChangeSchema, data, 'paired change');
   for (const { name, before, after } of change.measures) {
     if (before.length !== after.length) {
       throw new ShapeError(

@@ -1,6 +1,7 @@
 /** The course of an SFT + GRPO run: one small panel a quantity, each with its own scale. */
 import { z } from 'zod';
 import { ShapeError } from '../runtime/errors';
+import { parseStrict } from '../runtime/strict';
 import type { FigureSpec, JsonObject, Trace } from './spec';
 import { axis, baseLayout, FIGURE_WIDTH, gridCells, panelTitle, styleOf, withOpacity } from './theme';
 import type { Cell, ModelStyle } from './theme';
@@ -170,10 +171,11 @@ function requireRisingSteps(panel: Panel): void {
  * Small multiples of a run: the loss of SFT, then reward (with its spread inside groups), KL and completion length of
  * GRPO. The panels of a phase share their step axis's range; no panel has two scales.
  *
- * @throws ShapeError  when there is no row, or steps do not rise
+ * @throws ShapeError   when there is no row, or steps do not rise
+ * @throws ConfigError  naming a field that is missing, unknown or not a finite number
  */
 export function drawTrainingCurves(curves: TrainingCurves): FigureSpec {
-  const panels = panelsOf(trainingCurvesSchema.parse(curves));
+  const panels = panelsOf(parseStrict(trainingCurvesSchema, curves, 'training curves'));
   if (panels.length === 0)
     throw new ShapeError('training curves of no row; expected at least one step of a phase.');
   panels.forEach(requireRisingSteps);

@@ -23,7 +23,7 @@ const FILES: Record<string, string> = {
 let shortBy = 0;
 let requested: string[] = [];
 
-function answer(url: string): { status: number; body: string; type?: string } {
+function answer(url: string): { status: number; body: string } {
   requested.push(url);
   const [path] = url.split('?');
   if (path === '/api/models/some/model/revision/main') {

@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -20,7 +20,8 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 /** A copy of the golden adapter with other settings. */
 function copyWith(changes: Record<string, unknown>): string {
   const home = mkdtempSync(join(dir, 'copy-'));
-  cpSync(ADAPTER, home, { recursive: true });
+  const weights = 'adapter_model.safetensors';
+  writeFileSync(join(home, weights), readFileSync(join(ADAPTER, weights)));
   writeFileSync(join(home, 'adapter_config.json'), JSON.stringify({ ...raw, ...changes }));
   return home;
 }
@@ -123,15 +124,14 @@ describe('an adapter of PEFT', () => {
     expect(() => readAdapter(copyWith(other), model)).toThrow(
       /expected ".*lora_A.weight" of shape .*, found \[/,
     );
-    const first = 'base_model.model.model.layers.0.mlp.down_proj.lora_B.weight';
+    const [module] = readAdapter(ADAPTER, model).matrices.keys();
+    const first = `base_model.model.model.${module}.lora_B.weight`;
     const without = await copyTensors((tensors) => tensors.delete(first));
     expect(() => readAdapter(without, model)).toThrow(new RegExp(`expected "${first}".*found none`));
     const extra = await copyTensors((tensors) =>
       tensors.set('base_model.model.lm_head.weight', { shape: [1], data: new Float32Array(1) }),
     );
     expect(() => readAdapter(extra, model)).toThrow(/lm_head.weight" is not a LoRA factor/);
-    const fewer = copyWith({ target_modules: ['q_proj'] });
-    expect(() => readAdapter(fewer, model)).toThrow(/has no place in the model or in target_modules/);
   });
 
   it('is refused on another model', () => {

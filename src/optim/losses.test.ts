@@ -7,7 +7,7 @@ import { Random } from '../runtime/random';
 import { tf } from '../runtime/tf';
 import type { Tensor } from '../runtime/tf';
 import type { GrpoLoss, Loss, LossBatch } from './losses';
-import { detach, evaluateLoss, evaluateLossGradient } from './losses';
+import { detach, evaluateLoss, evaluateLossGradient, lossMetricNames } from './losses';
 
 const numTensors = tf.memory().numTensors;
 afterAll(() => expect(tf.memory().numTensors).toBe(numTensors));
@@ -292,6 +292,14 @@ describe('a GRPO loss', () => {
 });
 
 describe('evaluateLoss', () => {
+  it.each(variants)('gives the metrics that lossMetricNames names: %s', (_name, loss) => {
+    const rows = randomRows(14, true);
+    expect(Object.keys(evaluate(loss, rows).metrics)).toEqual(lossMetricNames(loss, true));
+    const without = loss.kind === 'grpo' ? { ...loss, beta: 0 } : loss;
+    const { metrics } = evaluate(without, { ...rows, reference: null });
+    expect(Object.keys(metrics)).toEqual(lossMetricNames(loss, false));
+  });
+
   it('names the tensor that does not fit', () => {
     const rows = randomRows(11, true);
     expect(() => evaluate(grpo, { ...rows, advantages: [1] })).toThrow(ShapeError);

@@ -191,6 +191,14 @@ function grpoLoss(loss: GrpoLoss, logProbs: Tensor, batch: LossBatch): LossValue
   return { loss: total, metrics };
 }
 
+/** The names of a loss's metrics, in the order in which `evaluateLoss` gives them. */
+export function lossMetricNames(loss: Loss, hasReference: boolean): string[] {
+  if (loss.kind !== 'grpo') return [];
+  const clipped = loss.type === 'cispo' ? [] : ['clip_fraction_low', 'clip_fraction_high'];
+  const kl = hasReference ? ['kl_loss', 'kl_per_token', 'kl_per_completion'] : [];
+  return ['policy_loss', ...clipped, 'clip_fraction', ...kl];
+}
+
 function checkBatch(loss: Loss, logProbs: Tensor, batch: LossBatch): void {
   const [rows] = logProbs.shape;
   requireShape('mask', batch.mask, logProbs.shape);

@@ -1,0 +1,171 @@
+/**
+ * The table of commands. Options are declared here, so that the help loads nothing else; `run` imports the command's
+ * module, so that only commands that compute load TensorFlow.
+ */
+import type { OptionSpecs } from './arguments';
+import type { Command } from './command';
+
+/** Options that several commands share. */
+const MODEL: OptionSpecs = {
+  model: {
+    value: 'M',
+    required: true,
+    describe: 'directory of a Hugging Face model, or a hub id owner/name',
+  },
+};
+const ADAPTER: OptionSpecs = {
+  adapter: { value: 'DIR', describe: "LoRA adapter in PEFT's format, made for this model" },
+};
+const INPUT: OptionSpecs = {
+  input: { value: 'F', required: true, describe: 'JSONL file, .jsonl.gz, or - for standard input' },
+  'skip-invalid': { describe: 'set bad lines aside in *.rejected.jsonl with the reason, and go on' },
+};
+const JSON_LINES: OptionSpecs = {
+  json: { describe: 'JSON lines, one for each input line (this command prints nothing else anyway)' },
+};
+
+const doctor: Command = {
+  name: 'doctor',
+  summary: 'say what versions, backend, device, models and fallbacks are in force, and why',
+  usage: '[--model DIR] [--json]',
+  options: {
+    model: {
+      value: 'DIR',
+      describe: 'also check this model: parameters, bytes for each part of a GRPO step, does it fit',
+    },
+    json: { describe: 'one JSON object' },
+  },
+  run: async (args, io) => (await import('./doctor.js')).doctor(args, io),
+};
+
+const split: Command = {
+  name: 'split',
+  summary: 'split records into an SFT phase and a GRPO phase that share no tweet',
+  usage: '--input F --output-dir D [--ratio 0.5] [--test-fraction 0] [--seed 42]',
+  options: {
+    ...INPUT,
+    'output-dir': { value: 'D', required: true, describe: 'where the files go; made when missing' },
+    ratio: {
+      value: 'R',
+      default: '0.5',
+      aliases: ['split-ratio'],
+      describe: 'share of the training replies for phase 1 (SFT)',
+    },
+    'test-fraction': {
+      value: 'R',
+      default: '0',
+      describe: 'share of the replies set aside before as a test set',
+    },
+    seed: { value: 'N', default: '42', describe: 'of the shuffle' },
+    json: { describe: 'one JSON object: files, statistics, validation' },
+  },
+  details: [
+    'Writes train_phase1_sft.jsonl, train_phase2_grpo.jsonl, phase_split_statistics.json,',
+    'phase_split_distributions.png (and .svg, .json) and, with a test fraction, test_data.jsonl.',
+    'Exits with 1 when the phases differ too much; the statistics say in what.',
+  ],
+  run: async (args, io) => (await import('./split.js')).split(args, io),
+};
+
+const reward: Command = {
+  name: 'reward',
+  summary: 'score replies to tweets',
+  usage: '--input F [--reward heuristic|FILE.yaml] [--json]',
+  options: {
+    ...INPUT,
+    reward: { value: 'R', default: 'heuristic', describe: "the study's heuristic reward, or a YAML file" },
+    json: { describe: 'the JSON lines alone, without the summary on standard error' },
+  },
+  details: [
+    'Input lines have tweet and reply (or prompt and completion).',
+    'Output lines, in input order: {"total", "components": {...}, "degraded": [...]}.',
+  ],
+  run: async (args, io) => (await import('./reward.js')).reward(args, io),
+};
+
+const tokenize: Command = {
+  name: 'tokenize',
+  summary: 'token ids of texts, or of conversations through the chat template',
+  usage: '--model M --input F --json',
+  options: { ...MODEL, ...INPUT, ...JSON_LINES },
+  details: [
+    'Input lines have text, or messages ([{"role", "content"}]) with optional enable_thinking and',
+    'add_generation_prompt. Output lines: {"token_ids", "text"}, the text decoded from the ids.',
+  ],
+  run: async (args, io) => (await import('./tokenize.js')).tokenize(args, io),
+};
+
+const logprobs: Command = {
+  name: 'logprobs',
+  summary: 'log-probabilities of given tokens',
+  usage: '--model M [--adapter DIR] --input F --json',
+  options: { ...MODEL, ...ADAPTER, ...INPUT, ...JSON_LINES },
+  details: [
+    'Input lines have token_ids and an optional prompt_length (default 1, the tokens that are only context).',
+    'Output lines: {"log_probs", "sum", "perplexity"}: natural logarithms, of the tokens from prompt_length to the end.',
+  ],
+  run: async (args, io) => (await import('./logprobs.js')).logprobs(args, io),
+};
+
+const generate: Command = {
+  name: 'generate',
+  summary: 'sample replies',
+  usage: '--model M [--adapter DIR] --input F [--n 10] [--temperature 0.7] [--greedy] [--seed 0] [--json]',
+  options: {
+    ...MODEL,
+    ...ADAPTER,
+    ...INPUT,
+    n: {
+      value: 'N',
+      default: '10',
+      describe: 'replies for each line (with --greedy 1, as they are all equal)',
+    },
+    temperature: { value: 'T', default: '0.7', describe: 'divides the logits; 0 is --greedy' },
+    'top-p': {
+      value: 'P',
+      default: '0.9',
+      describe: 'keep the likeliest tokens that sum to this; 1 keeps all',
+    },
+    'top-k': { value: 'K', default: '0', describe: 'keep this many likeliest tokens; 0 keeps all' },
+    'max-new-tokens': { value: 'N', default: '100', describe: 'tokens of a reply, at most' },
+    greedy: { describe: 'always the likeliest token' },
+    seed: { value: 'N', default: '0', describe: 'of the draws' },
+    raw: { describe: 'take prompt as text to continue, without the chat template' },
+    json: { describe: 'JSON lines: the input fields and "generations"' },
+  },
+  details: [
+    'Input lines have prompt_ids (token ids), or prompt (a user message, through the chat template), or tweet (the',
+    "study's question about it); the first of these that a line has is used.",
+    'Each generation is {"text", "token_ids", "log_probs", "finish_reason"}; log_probs are natural logarithms at',
+    'temperature 1 of every token, the end token included; text leaves special tokens out.',
+    'The draws of a line depend on the seed, its prompt and its id (id, else tweet_id), not on other lines or their',
+    'order: equal lines get equal replies. Give them different ids to draw anew.',
+  ],
+  run: async (args, io) => (await import('./generate.js')).generate(args, io),
+};
+
+const merge: Command = {
+  name: 'merge',
+  summary: 'write a model with an adapter merged into its weights',
+  usage: '--model M --adapter DIR --output D [--dtype f32|bf16|f16]',
+  options: {
+    ...MODEL,
+    adapter: { ...ADAPTER.adapter, required: true },
+    output: { value: 'D', required: true, describe: 'a directory that is empty or does not exist' },
+    dtype: { value: 'TYPE', default: 'f32', describe: 'type of the written weights: f32, bf16 or f16' },
+  },
+  run: async (args, io) => (await import('./merge.js')).merge(args, io),
+};
+
+const lab: Command = {
+  name: 'lab',
+  summary: "open JupyterLab on the notebooks, with this project's kernel",
+  usage: '[arguments of jupyter lab]',
+  options: {},
+  passThrough: true,
+  details: ['Listens on localhost only and asks for its token, unless the arguments say otherwise.'],
+  run: async (args, io) => (await import('./lab.js')).lab(args, io),
+};
+
+/** Every command, in the order of the help. */
+export const COMMANDS: readonly Command[] = [doctor, split, reward, tokenize, logprobs, generate, merge, lab];

@@ -1,0 +1,56 @@
+/** `grpolab lab`: JupyterLab on the notebooks, with the kernel in `kernels/`. */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { ConfigError } from '../runtime/errors';
+import { packageRoot } from '../runtime/machine';
+import type { Arguments } from './arguments';
+import type { Io } from './io';
+
+export interface LabCommand {
+  program: string;
+  args: string[];
+  environment: NodeJS.ProcessEnv;
+}
+
+/**
+ * What to start. Jupyter looks for `kernels/NAME/kernel.json` in every directory of JUPYTER_PATH, so the project's own
+ * is put first; `node` of the kernelspec is the one that runs this.
+ *
+ * @throws ConfigError  when set-up has not installed JupyterLab
+ */
+export function labCommand(
+  extra: readonly string[],
+  environment: NodeJS.ProcessEnv,
+  root: string = packageRoot,
+): LabCommand {
+  const program = path.join(root, '.venv', 'bin', 'jupyter');
+  if (!existsSync(program)) throw new ConfigError('JupyterLab is not installed. Run `npm run setup`.');
+  const join = (...parts: (string | undefined)[]): string =>
+    parts.filter((part) => part !== undefined && part !== '').join(path.delimiter);
+  // Jupyter refuses to run as root unless told to; it listens on this machine only.
+  const asRoot = process.getuid?.() === 0 ? ['--allow-root'] : [];
+  return {
+    program,
+    args: ['lab', path.join(root, 'notebooks'), '--ServerApp.ip=127.0.0.1', ...asRoot, ...extra],
+    environment: {
+      ...environment,
+      JUPYTER_PATH: join(root, environment.JUPYTER_PATH),
+      PATH: join(path.dirname(process.execPath), environment.PATH),
+    },
+  };
+}
+
+export async function lab(args: Arguments, io: Io): Promise<number> {
+  const { program, args: programArgs, environment } = labCommand(args.rest, process.env);
+  const child = spawn(program, programArgs, { env: environment, stdio: 'inherit' });
+  // The terminal sends Ctrl-C to Jupyter too, which asks before it ends: this process waits for its answer.
+  if (io.signal !== undefined) {
+    process.removeAllListeners('SIGINT');
+    process.on('SIGINT', () => {});
+  }
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code, signal) => resolve(code ?? (signal === 'SIGINT' ? 130 : 1)));
+  });
+}

@@ -1,0 +1,74 @@
+/** `grpolab reward`: scores of replies, line by line. */
+import { z } from 'zod';
+import { readJsonl } from '../data/jsonl';
+import { parserOf } from '../data/records';
+import { DataError } from '../runtime/errors';
+import { strictJson } from '../runtime/files';
+import { Progress } from '../runtime/progress';
+import { loadReward } from '../rewards/config';
+import type { ReplyPair } from '../rewards/reward';
+import type { Arguments } from './arguments';
+import type { Io } from './io';
+import { checkInterrupt, LineWriter, notify } from './io';
+import { noticeRejected } from './lines';
+
+const text = z.string({ error: 'a text' }).nullish();
+const fields = parserOf(z.object({ tweet: text, reply: text, prompt: text, completion: text }));
+
+/** The pair of a line with tweet and reply, or prompt and completion. @throws DataError */
+export function parsePair(value: unknown): ReplyPair {
+  const line = fields(value);
+  const tweet = line.tweet ?? line.prompt;
+  const reply = line.reply ?? line.completion;
+  if (typeof tweet === 'string' && typeof reply === 'string') return { tweet, reply };
+  const missing = typeof tweet === 'string' ? 'reply (or completion)' : 'tweet (or prompt)';
+  throw new DataError(`${missing} is missing; expected tweet and reply, or prompt and completion`);
+}
+
+/** Mean of everything that was scored, for the summary. */
+class Means {
+  private readonly sums = new Map<string, number>();
+  count = 0;
+
+  add(total: number, components: Readonly<Record<string, number>>): void {
+    this.count++;
+    for (const [name, value] of Object.entries({ total, ...components }))
+      this.sums.set(name, (this.sums.get(name) ?? 0) + value);
+  }
+
+  toString(): string {
+    const parts = [...this.sums].map(([name, sum]) => `${name} ${(sum / this.count).toFixed(3)}`);
+    return `${this.count} replies${parts.length === 0 ? '' : `; means: ${parts.join(', ')}`}`;
+  }
+}
+
+export async function reward(args: Arguments, io: Io): Promise<number> {
+  const model = await loadReward(args.required('reward'));
+  const reader = readJsonl(args.required('input'), parsePair, {
+    skipInvalid: args.flag('skip-invalid'),
+    stdin: io.stdin,
+  });
+  const output = new LineWriter(io.stdout);
+  const means = new Means();
+  const progress = new Progress({
+    ...{ label: 'reward', unit: 'replies', stream: io.stderr, quiet: args.flag('quiet') },
+  });
+  try {
+    for await (const { value } of reader) {
+      checkInterrupt(io);
+      const { total, components } = await model.score(value.tweet, value.reply);
+      means.add(total, components);
+      await output.line(strictJson({ total, components, degraded: model.degraded }));
+      progress.advance();
+    }
+  } finally {
+    await output.flush();
+    progress.close();
+  }
+  noticeRejected(reader, io);
+  if (!args.flag('json')) {
+    for (const degraded of model.degraded) notify(io, `degraded: ${degraded}`);
+    notify(io, `${model.name}: ${means}`);
+  }
+  return 0;
+}

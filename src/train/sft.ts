@@ -1,0 +1,88 @@
+/**
+ * Supervised fine-tuning: cross-entropy on the reply's tokens and its end-of-turn token, nothing on the prompt; the mean
+ * is over the reply tokens of the whole accumulated batch, not a mean of means.
+ */
+import type { Policy } from '../policy/policy';
+import { evaluateWhenDue, Updater } from './loop';
+import type { LoopHooks, LoopResult, OptimiserSettings, StepRecord } from './loop';
+import { chunks, countSteps, planSteps } from './schedule';
+
+/** One prompt with the reply to learn. `id` keys its dropout masks. */
+export interface SftTrainingExample {
+  id: string;
+  promptIds: readonly number[];
+  completionIds: readonly number[];
+}
+
+export interface SftSettings extends OptimiserSettings {
+  epochs: number;
+  /** Replaces the number of steps that the epochs make. */
+  maxSteps?: number;
+  /** Examples of a micro-batch. */
+  batchSize: number;
+  /** Micro-batches of an optimiser step. */
+  accumulation: number;
+  seed: number;
+}
+
+/**
+ * Trains the policy on the examples.
+ * Logs `train/loss` (nats a token), `train/learning_rate`, `train/grad_norm`, `train/tokens`, `train/seconds`.
+ * @throws NumericError  after three steps in a row without a finite gradient
+ */
+export async function trainSft(
+  policy: Policy,
+  examples: readonly SftTrainingExample[],
+  settings: SftSettings,
+  hooks: LoopHooks = {},
+): Promise<LoopResult> {
+  const perStep = settings.batchSize * settings.accumulation;
+  const totalSteps = countSteps(examples.length, perStep, settings.epochs, settings.maxSteps);
+  const limit = settings.maxSteps === undefined ? Math.ceil(examples.length * settings.epochs) : Infinity;
+  const updater = new Updater(policy, settings, totalSteps);
+  const history: StepRecord[] = [];
+  const report = async (record: StepRecord): Promise<void> => {
+    history.push(record);
+    await hooks.onStep?.(record, totalSteps);
+  };
+  const first = await evaluateWhenDue(hooks, 0, false);
+  if (Object.keys(first).length > 0) await report({ step: 0, ...first });
+  for (const { step, items } of planSteps(examples.length, perStep, totalSteps, settings.seed, limit)) {
+    const begin = performance.now();
+    const totalTokens = items.reduce((sum, { index }) => sum + examples[index].completionIds.length, 0);
+    const microBatches = chunks(items, settings.batchSize);
+    let loss = 0;
+    for (const part of microBatches) {
+      const groups = part.map(({ index, visit }) => ({
+        dropoutKey: { seed: settings.seed, example: examples[index].id, visit },
+        promptIds: examples[index].promptIds,
+        rows: [{ tokenIds: examples[index].completionIds }],
+      }));
+      const batch = { groups, totalRows: items.length, totalTokens, totalMicroBatches: microBatches.length };
+      loss += (await policy.forwardBackward(batch, { kind: 'cross_entropy' })).loss;
+    }
+    const { gradNorm, learningRate, skipped } = await updater.update(step);
+    const last = step === totalSteps || hooks.signal?.aborted === true;
+    await report({
+      step,
+      'train/loss': loss,
+      'train/learning_rate': learningRate,
+      'train/grad_norm': gradNorm,
+      'train/skipped': Number(skipped),
+      'train/tokens': totalTokens,
+      'train/seconds': (performance.now() - begin) / 1000,
+      ...(await evaluateWhenDue(hooks, step, last)),
+    });
+    if (last) return { steps: step, history, interrupted: step < totalSteps };
+  }
+  return { steps: history.length, history, interrupted: false };
+}
+
+/** Mean negative log-likelihood (nats a token) of the examples' replies. */
+export async function sftLoss(policy: Policy, examples: readonly SftTrainingExample[]): Promise<number> {
+  const rows = await policy.logProbs(
+    examples.map(({ promptIds, completionIds }) => ({ promptIds, completionIds })),
+  );
+  const tokens = rows.reduce((sum, row) => sum + row.length, 0);
+  return -rows.reduce((sum, row) => row.reduce((a, b) => a + b, sum), 0) / tokens;
+}
