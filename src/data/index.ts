@@ -1,0 +1,8 @@
+/** Records of tweets and replies: reading, writing, splitting. */
+
+export * from './jsonl';
+export * from './jsonl-writer';
+export * from './records';
+export * from './split';
+export * from './split-files';
+export * from './split-statistics';

@@ -1,0 +1,10 @@
+/** The package's one entry: a namespace for every folder. */
+
+export * as runtime from './runtime';
+export * as metrics from './metrics';
+export * as data from './data';
+export * as model from './model';
+export * as optim from './optim';
+export * as policy from './policy';
+export * as rewards from './rewards';
+export * as figures from './figures';

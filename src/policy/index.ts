@@ -1,0 +1,7 @@
+/** The seam between a training loop and a model, and what implements it. */
+
+export * from './policy';
+export * from './local';
+export * from './rollout';
+export * from './sampling';
+export * from './tabular';

@@ -1,0 +1,10 @@
+/** What everything stands on: errors, files, random numbers, TensorFlow, compiled functions, progress. */
+
+export * from './errors';
+export * from './files';
+export * from './machine';
+export * from './progress';
+export * from './random';
+export * from './strict';
+export * from './tf';
+export * from './compile';
