@@ -1,4 +1,4 @@
-/** The package's one entry: a namespace for every folder. */
+/** The package's one entry: a namespace for every folder (`eval` is no name for a module's binding: `evaluation`). */
 
 export * as runtime from './runtime';
 export * as metrics from './metrics';
@@ -7,4 +7,6 @@ export * as model from './model';
 export * as optim from './optim';
 export * as policy from './policy';
 export * as rewards from './rewards';
+export * as train from './train';
+export * as evaluation from './eval';
 export * as figures from './figures';

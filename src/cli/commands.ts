@@ -167,5 +167,80 @@ const lab: Command = {
   run: async (args, io) => (await import('./lab.js')).lab(args, io),
 };
 
+const train: Command = {
+  name: 'train',
+  summary: 'train by SFT or GRPO as a YAML file says',
+  usage: '--config FILE.yaml [--set a.b=v]... [--model M] [--adapter DIR] [--data F] [--output D]',
+  options: {
+    config: { value: 'F', required: true, describe: 'experiment file; _base_ names one to start from' },
+    set: { value: 'a.b=v', repeatable: true, describe: 'overrides a key, the value read as YAML' },
+    model: { value: 'M', describe: 'directory of a Hugging Face model, or a hub id, instead of model' },
+    adapter: { value: 'DIR', describe: 'PEFT adapter to start from, instead of checkpoint_path' },
+    data: { value: 'F', describe: 'training records, instead of data.train' },
+    output: { value: 'D', describe: 'run directory, instead of output_dir' },
+    json: { describe: 'one JSON object: directory, steps, last row of the metrics' },
+  },
+  run: async (args, io) => (await import('./train.js')).train(args, io),
+};
+
+const smallTest: Command = {
+  name: 'small-test',
+  summary: 'the whole study on 100 examples: split, SFT, GRPO, before and after on held-out prompts',
+  usage: '[--model M] [--data F] [--eval-data F] [--output D] [--seed 42] [--short]',
+  options: {
+    model: {
+      value: 'M',
+      default: 'data/model',
+      describe: 'directory of a Hugging Face model, or a hub id; default: the model in this repository',
+    },
+    data: {
+      value: 'F',
+      default: 'data/world/sample.jsonl',
+      describe: 'records; the first 100 train, other tweets are held out',
+    },
+    'eval-data': { value: 'F', describe: 'records whose tweets are held out, instead' },
+    reward: { value: 'R', default: 'heuristic', describe: 'heuristic, or a YAML file' },
+    output: { value: 'D', default: 'runs/small-test', describe: 'where everything is written' },
+    seed: { value: 'N', default: '42', describe: 'of split, training and sampling' },
+    short: { describe: 'a fifth of the training; the reward is reported, not judged' },
+    json: { describe: 'one JSON object' },
+  },
+  details: ['Exits with 1 when a success criterion fails.'],
+  run: async (args, io) => (await import('./small-test.js')).smallTest(args, io),
+};
+
+const bench: Command = {
+  name: 'bench',
+  summary: 'seconds of a GRPO step, an SFT step or sampling, by phase',
+  usage: '--what grpo|sft|generate --model M --shape P=4,G=4,Tp=96,Tc=48 [--steps 6] [--json]',
+  options: {
+    ...MODEL,
+    what: { value: 'W', default: 'grpo', describe: 'grpo, sft or generate' },
+    shape: {
+      value: 'S',
+      default: 'P=4,G=4,Tp=96,Tc=48',
+      describe: 'prompts, completions a prompt, tokens of a prompt, tokens of a completion',
+    },
+    steps: { value: 'N', default: '6', describe: 'measured steps, after 2 that warm up' },
+    json: { describe: 'one JSON object' },
+  },
+  details: [
+    'Prompts are random tokens: the model needs no tokenizer. LoRA r=16 on all projections, float32.',
+  ],
+  run: async (args, io) => (await import('./bench.js')).bench(args, io),
+};
+
 /** Every command, in the order of the help. */
-export const COMMANDS: readonly Command[] = [doctor, split, reward, tokenize, logprobs, generate, merge, lab];
+export const COMMANDS: readonly Command[] = [
+  doctor,
+  smallTest,
+  split,
+  reward,
+  train,
+  generate,
+  logprobs,
+  tokenize,
+  merge,
+  bench,
+  lab,
+];

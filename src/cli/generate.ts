@@ -57,7 +57,8 @@ export function samplingOf(args: Arguments): { options: SampleOptions; copies: n
 
 function readable(number: number, line: GenerateLine, generations: readonly Generation[]): string {
   const replies = generations.map(
-    ({ text, finish_reason }, i) => `  ${i + 1}. ${text}${finish_reason === 'length' ? ' [cut]' : ''}`,
+    ({ text, finish_reason }, i) =>
+      `  ${i + 1}. ${text.replaceAll('\n', '\n     ')}${finish_reason === 'length' ? ' [cut]' : ''}`,
   );
   return [`[${number}] ${line.shown}`, ...replies, ''].join('\n');
 }

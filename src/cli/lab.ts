@@ -41,8 +41,9 @@ export function labCommand(
   };
 }
 
-export async function lab(args: Arguments, io: Io): Promise<number> {
-  const { program, args: programArgs, environment } = labCommand(args.rest, process.env);
+/** @returns Jupyter's exit code */
+export async function lab(args: Arguments, io: Io, root: string = packageRoot): Promise<number> {
+  const { program, args: programArgs, environment } = labCommand(args.rest, process.env, root);
   const child = spawn(program, programArgs, { env: environment, stdio: 'inherit' });
   // The terminal sends Ctrl-C to Jupyter too, which asks before it ends: this process waits for its answer.
   if (io.signal !== undefined) {

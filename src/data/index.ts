@@ -6,3 +6,5 @@ export * from './records';
 export * from './split';
 export * from './split-files';
 export * from './split-statistics';
+export * from './world';
+export * from './world-law';

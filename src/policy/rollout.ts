@@ -122,6 +122,7 @@ export class Sampler {
     const groups = new Array<RolloutGroup>(prompts.length);
     const batches = Math.ceil(prompts.length / perBatch);
     for (let batch = 0; batch < batches; batch++) {
+      options.signal?.throwIfAborted();
       const chosen = order.slice(batch * perBatch, (batch + 1) * perBatch);
       const stops = new Set(options.stopTokenIds ?? defaultStops);
       const report = (share: number): void => options.onProgress?.((batch + share) / batches);

@@ -8,3 +8,4 @@ export * from './lexical';
 export * from './minilm';
 export * from './sentiment';
 export * from './config';
+export * from './replies';

@@ -9,14 +9,9 @@
 import { groupAdvantages, hasNoSignal } from '../optim/advantages';
 import type { AdvantageScale } from '../optim/advantages';
 import type { GrpoLoss } from '../optim/losses';
-import type {
-  Completion,
-  ForwardBackwardResult,
-  Policy,
-  Prompt,
-  RolloutGroup,
-  TrainingGroup,
-} from '../policy/policy';
+import type { ForwardBackwardResult, Policy, Prompt, RolloutGroup, TrainingGroup } from '../policy/policy';
+import type { ScoreCompletions } from '../rewards/replies';
+import type { RewardResult } from '../rewards/reward';
 import { evaluateWhenDue, meanOf, Stopwatch, Updater } from './loop';
 import type { LoopHooks, LoopResult, OptimiserSettings, StepRecord } from './loop';
 import { chunks, countSteps, planSteps } from './schedule';
@@ -48,22 +43,11 @@ export interface GrpoSettings extends OptimiserSettings {
   seed: number;
 }
 
-/** A completion's score, with its parts. */
-export interface Scored {
-  total: number;
-  components: Record<string, number>;
-}
-
-/** Scores completions of their prompts, in order; must not depend on how they are batched. */
-export type ScoreCompletions = (
-  pairs: readonly { prompt: Prompt; completion: Completion }[],
-) => Promise<Scored[]>;
-
 /** Rollouts of one step with their rewards, for the samples file. */
 export interface ScoredRollouts {
   step: number;
   groups: RolloutGroup[];
-  scores: Scored[][];
+  scores: RewardResult[][];
 }
 
 /** Trains the policy on the prompts. The policy's reference must have been frozen when `loss.beta` > 0. */
@@ -136,7 +120,10 @@ export async function trainGrpo(
   return { steps: history.length, history, interrupted: false };
 }
 
-async function scoreGroups(groups: readonly RolloutGroup[], score: ScoreCompletions): Promise<Scored[][]> {
+async function scoreGroups(
+  groups: readonly RolloutGroup[],
+  score: ScoreCompletions,
+): Promise<RewardResult[][]> {
   const flat = await score(
     groups.flatMap(({ prompt, completions }) => completions.map((completion) => ({ prompt, completion }))),
   );
@@ -197,7 +184,7 @@ async function accumulate(
 
 function rolloutMetrics(
   groups: readonly RolloutGroup[],
-  scores: readonly Scored[][],
+  scores: readonly RewardResult[][],
   rewards: readonly number[][],
 ): Record<string, number> {
   const completions = groups.flatMap((group) => group.completions);

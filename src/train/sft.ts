@@ -3,16 +3,10 @@
  * is over the reply tokens of the whole accumulated batch, not a mean of means.
  */
 import type { Policy } from '../policy/policy';
+import type { SftTrainingExample } from '../rewards/replies';
 import { evaluateWhenDue, Updater } from './loop';
 import type { LoopHooks, LoopResult, OptimiserSettings, StepRecord } from './loop';
 import { chunks, countSteps, planSteps } from './schedule';
-
-/** One prompt with the reply to learn. `id` keys its dropout masks. */
-export interface SftTrainingExample {
-  id: string;
-  promptIds: readonly number[];
-  completionIds: readonly number[];
-}
 
 export interface SftSettings extends OptimiserSettings {
   epochs: number;

@@ -1,0 +1,3 @@
+/** What a policy writes, scored and compared. */
+
+export * from './replies';

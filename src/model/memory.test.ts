@@ -1,0 +1,89 @@
+import { readdirSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { goldenPath } from '../../test/golden';
+import { readModelConfig } from './config';
+import type { ModelConfig } from './config';
+import { buildWeights, weightTensors } from './load';
+import { LoraAdapter } from './lora';
+import {
+  activationBytes,
+  adapterBytes,
+  cacheBytes,
+  headBytes,
+  mergedBytes,
+  planMemory,
+  weightBytes,
+} from './memory';
+import { LORA_TARGETS } from './peft';
+
+const shape = { P: 2, G: 4, Tp: 96, Tc: 100 };
+const names = readdirSync(goldenPath('tiny-qwen3'));
+
+/** Qwen3-8B as the study used it. */
+const qwen8b: ModelConfig = {
+  modelType: 'qwen3',
+  vocabSize: 151_936,
+  hiddenSize: 4096,
+  intermediateSize: 12_288,
+  numHiddenLayers: 36,
+  numAttentionHeads: 32,
+  numKeyValueHeads: 8,
+  headDim: 128,
+  rmsNormEps: 1e-6,
+  ropeTheta: 1e6,
+  maxPositionEmbeddings: 40_960,
+  tieWordEmbeddings: false,
+  dtype: 'bfloat16',
+  eosTokenIds: [],
+  padTokenId: null,
+};
+
+const loraConfig = (rank: number) => ({
+  ...{ base_model_name_or_path: null, r: rank, lora_alpha: rank, lora_dropout: 0, use_rslora: false },
+  target_modules: [...LORA_TARGETS],
+});
+
+describe('the memory plan', () => {
+  it.each(names)('counts the bytes of weights and adapter that are really made (%s)', (name) => {
+    const config = readModelConfig(goldenPath('tiny-qwen3', name));
+    const weights = buildWeights(config, (_, dims) => new Float32Array(dims.reduce((a, b) => a * b, 1)));
+    const adapter = LoraAdapter.create(config, loraConfig(3), 0);
+    const bytes = (tensors: { size: number }[]): number =>
+      tensors.reduce((sum, { size }) => sum + 4 * size, 0);
+    expect(weightBytes(config)).toBe(bytes(weightTensors(weights)));
+    expect(mergedBytes(config)).toBe(bytes(weights.layers.flatMap((w) => [w.qkv, w.o, w.gateUp, w.down])));
+    expect(adapterBytes(config, 3)).toBe(bytes(adapter.named().map(([, variable]) => variable)));
+    adapter.dispose();
+    weightTensors(weights).forEach((tensor) => tensor.dispose());
+  });
+
+  it('gives the known size of the adapter of Qwen3-8B with rank 16: 43.6 million numbers', () => {
+    expect(adapterBytes(qwen8b, 16) / 4).toBe(43_646_976);
+  });
+
+  it('gives the cache of Qwen3-8B by hand', () => {
+    const tokens = 2 * 96 + 8 * 112; // 100 padded to 112
+    expect(cacheBytes(qwen8b, shape)).toBe(4 * 2 * 36 * 1024 * tokens);
+  });
+
+  it('shares the prompt among its completions', () => {
+    const shared = activationBytes(qwen8b, { P: 1, G: 8, Tp: 512, Tc: 16 }, 16);
+    const apart = activationBytes(qwen8b, { P: 8, G: 1, Tp: 512, Tc: 16 }, 16);
+    expect(apart / shared).toBeGreaterThan(4);
+  });
+
+  it('bounds the output layer, however long the batch', () => {
+    expect(headBytes(qwen8b, { ...shape, P: 1000 })).toBe(headBytes(qwen8b, { ...shape, P: 64 }));
+  });
+
+  it('sums what is there at one time', () => {
+    const { total, activations, head, cache, ...lasting } = planMemory(qwen8b, shape, 16);
+    const kept = Object.values(lasting).reduce((a, b) => a + b, 0);
+    expect(total).toBe(kept + Math.max(activations + head, cache));
+  });
+
+  it('refuses a shape that is not of positive integers', () => {
+    expect(() => planMemory(qwen8b, { ...shape, G: 0 }, 16)).toThrow('G is 0; expected an integer >= 1');
+    expect(() => planMemory(qwen8b, shape, 1.5)).toThrow('rank is 1.5');
+  });
+});

@@ -1,0 +1,208 @@
+/** Experiment files: YAML with `_base_` inheritance, checked by one strict schema that alone knows the defaults. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { parse } from 'yaml';
+import { z } from 'zod';
+import { ConfigError, messageOf } from '../runtime/errors';
+import { parseStrict } from '../runtime/strict';
+import { LORA_TARGETS } from '../model/peft';
+import type { AdapterConfig } from '../model/peft';
+import type { GrpoSettings } from './grpo';
+import type { SftSettings } from './sft';
+
+const share = z.number().min(0).max(1);
+const positive = z.number().positive();
+const natural = z.int().positive();
+
+const loraSchema = z.strictObject({
+  r: natural.default(16).describe('rank'),
+  alpha: positive.default(16).describe('scale is alpha / r'),
+  dropout: share.default(0.1).describe("on the adapter's input, in SFT only"),
+  target_modules: z
+    .array(z.enum(LORA_TARGETS))
+    .min(1)
+    .default([...LORA_TARGETS]),
+});
+
+const trainingSchema = z.strictObject({
+  epochs: positive.default(2).describe('passes over the data; a fraction ends inside one'),
+  max_steps: natural.optional().describe('optimiser steps, instead of epochs'),
+  batch_size: natural.default(4).describe('examples (grpo: prompts) of a micro-batch'),
+  gradient_accumulation_steps: natural.default(4).describe('micro-batches of an optimiser step'),
+  learning_rate: positive.default(2e-4),
+  lr_scheduler_type: z.enum(['cosine', 'linear', 'constant_with_warmup']).default('cosine'),
+  warmup_ratio: share.default(0.03).describe('share of the steps'),
+  weight_decay: z.number().min(0).default(0.01),
+  max_grad_norm: z.number().min(0).default(1).describe('global norm; 0 does not clip'),
+  adam_beta1: share.default(0.9),
+  adam_beta2: share.default(0.999),
+  adam_epsilon: positive.default(1e-8),
+  max_length: natural.default(512).describe('tokens of prompt and reply'),
+  eval_steps: z.int().min(0).default(50).describe('optimiser steps between evaluations; 0: only at the ends'),
+});
+
+const grpoSchema = z.strictObject({
+  n_generations: z.int().min(2).default(4).describe('completions a prompt'),
+  temperature: positive.default(0.8),
+  top_p: positive.max(1).default(0.9),
+  top_k: z.int().min(0).default(0).describe('0 keeps all tokens'),
+  max_new_tokens: natural.default(100),
+  min_new_tokens: z.int().min(0).default(0),
+  kl_coeff: z.number().min(0).default(0.1).describe('beta, weight of the KL to the warm start'),
+  kl_bias_correction: z.boolean().default(true).describe('k3 times the ratio, as TRL'),
+  loss_type: z.enum(['grpo', 'dr_grpo', 'bnpo', 'dapo']).default('grpo'),
+  epsilon: positive.default(0.2).describe('the ratio is clipped below 1 - epsilon'),
+  epsilon_high: positive.optional().describe('and above 1 + epsilon_high; default: epsilon'),
+  delta: positive.optional().describe('two-sided clipping: upper bound of the unclipped ratio'),
+  ratio_level: z.enum(['token', 'sequence']).default('token'),
+  num_iterations: natural.default(1).describe('updates on each batch of rollouts'),
+  scale_rewards: z.enum(['group', 'batch', 'none']).default('group'),
+  advantage_clip: positive.default(10),
+  mask_truncated_completions: z.boolean().default(false),
+  loss_temperature: positive.optional().describe('of the log-probabilities; default: temperature, as TRL'),
+});
+
+/** One experiment. */
+export const experimentSchema = z
+  .strictObject({
+    method: z.enum(['sft', 'grpo']),
+    model: z.string().default('data/model').describe('directory of a Hugging Face model, or a hub id'),
+    checkpoint_path: z.string().optional().describe('PEFT adapter to start from; the reference of grpo'),
+    data: z.strictObject({
+      train: z.string().describe('JSONL records'),
+      eval: z.string().optional().describe('JSONL records, held out'),
+      max_examples: natural.optional().describe('use this many records from the start of train'),
+      max_eval_examples: natural.default(64),
+    }),
+    output_dir: z.string().default('runs/experiment'),
+    seed: z.int().min(0).default(42),
+    reward: z.string().default('heuristic').describe('heuristic, or a YAML file'),
+    lora: loraSchema.default(loraSchema.parse({})),
+    training: trainingSchema.default(trainingSchema.parse({})),
+    grpo: grpoSchema.optional(),
+  })
+  .superRefine((config, context) => {
+    if (config.method === 'sft' && config.grpo !== undefined)
+      context.addIssue({
+        code: 'custom',
+        path: ['grpo'],
+        message: 'belongs to method: grpo; remove it, or change the method',
+      });
+  });
+
+export type Experiment = z.output<typeof experimentSchema>;
+
+type Tree = Record<string, unknown>;
+
+const isTree = (value: unknown): value is Tree =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+function merge(base: Tree, over: Tree): Tree {
+  const result: Tree = { ...base };
+  for (const [key, value] of Object.entries(over)) {
+    const old = result[key];
+    result[key] = isTree(old) && isTree(value) ? merge(old, value) : value;
+  }
+  return result;
+}
+
+function readTree(file: string, seen: readonly string[] = []): Tree {
+  const full = path.resolve(file);
+  if (seen.includes(full))
+    throw new ConfigError(`${file}: _base_ leads back to this file; remove one _base_`);
+  let value: unknown;
+  try {
+    value = parse(readFileSync(full, 'utf8'));
+  } catch (error) {
+    throw new ConfigError(
+      `${file}: expected a YAML file, found none that can be read (${messageOf(error).split('\n')[0]})`,
+    );
+  }
+  if (!isTree(value))
+    throw new ConfigError(`${file}: expected keys and values, found ${JSON.stringify(value)}`);
+  const { _base_: base, ...own } = value;
+  if (base === undefined) return own;
+  if (typeof base !== 'string')
+    throw new ConfigError(`${file}: _base_ is ${JSON.stringify(base)}; expected a file name`);
+  return merge(readTree(path.join(path.dirname(full), base), [...seen, full]), own);
+}
+
+/** `a.b=value`, the value read as YAML. */
+function assignment(text: string): Tree {
+  const at = text.indexOf('=');
+  if (at < 1) throw new ConfigError(`--set ${text}: expected key=value, such as training.learning_rate=1e-4`);
+  const keys = text.slice(0, at).split('.');
+  return keys.reduceRight<unknown>((value, key) => ({ [key]: value }), parse(text.slice(at + 1))) as Tree;
+}
+
+/**
+ * Reads an experiment file with its bases; paths inside are relative to the working directory.
+ * @param overrides  `a.b=value`, applied last, in order
+ * @throws ConfigError  naming file and key; an unknown key with the nearest known one
+ */
+export function loadExperiment(file: string, overrides: readonly string[] = []): Experiment {
+  const tree = overrides.map(assignment).reduce(merge, readTree(file));
+  return parseStrict(experimentSchema, tree, file);
+}
+
+function optimiserOf({ training }: Experiment) {
+  return {
+    learningRate: training.learning_rate,
+    schedule: training.lr_scheduler_type,
+    warmupRatio: training.warmup_ratio,
+    betas: [training.adam_beta1, training.adam_beta2] as const,
+    eps: training.adam_epsilon,
+    weightDecay: training.weight_decay,
+    clipNorm: training.max_grad_norm,
+    epochs: training.epochs,
+    maxSteps: training.max_steps,
+    batchSize: training.batch_size,
+    accumulation: training.gradient_accumulation_steps,
+  };
+}
+
+export function sftSettings(experiment: Experiment): SftSettings {
+  return { ...optimiserOf(experiment), seed: experiment.seed };
+}
+
+export function grpoSettings(experiment: Experiment): GrpoSettings {
+  const grpo = experiment.grpo ?? grpoSchema.parse({});
+  return {
+    ...optimiserOf(experiment),
+    seed: experiment.seed,
+    groupSize: grpo.n_generations,
+    temperature: grpo.temperature,
+    topP: grpo.top_p,
+    topK: grpo.top_k,
+    maxNewTokens: grpo.max_new_tokens,
+    minNewTokens: grpo.min_new_tokens,
+    lossTemperature: grpo.loss_temperature ?? grpo.temperature,
+    numIterations: grpo.num_iterations,
+    advantageScale: grpo.scale_rewards,
+    advantageClip: grpo.advantage_clip,
+    maskTruncated: grpo.mask_truncated_completions,
+    loss: {
+      kind: 'grpo',
+      type: grpo.loss_type,
+      epsilonLow: grpo.epsilon,
+      epsilonHigh: grpo.epsilon_high ?? grpo.epsilon,
+      delta: grpo.delta,
+      beta: grpo.kl_coeff,
+      klBiasCorrection: grpo.kl_bias_correction,
+      ratioLevel: grpo.ratio_level,
+      maxCompletionLength: grpo.max_new_tokens,
+    },
+  };
+}
+
+/** The adapter that a run starts with when it has no checkpoint_path. */
+export function adapterConfig({ lora, model }: Experiment): AdapterConfig {
+  return {
+    base_model_name_or_path: model,
+    r: lora.r,
+    lora_alpha: lora.alpha,
+    lora_dropout: lora.dropout,
+    use_rslora: false,
+    target_modules: [...lora.target_modules],
+  };
+}
