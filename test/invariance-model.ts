@@ -2,7 +2,13 @@
 import { expect } from 'vitest';
 import type { GrpoLoss, Loss } from '../src/optim/losses';
 import { LocalPolicy } from '../src/policy/local';
-import type { ForwardBackwardResult, MicroBatch, TrainingGroup } from '../src/policy/policy';
+import type {
+  ForwardBackwardResult,
+  MicroBatch,
+  Sequence,
+  TrainingGroup,
+  TrainingRow,
+} from '../src/policy/policy';
 import type { ExecutionMode } from '../src/runtime/compile';
 import { Random } from '../src/runtime/random';
 import { goldenPath, readGolden } from './golden';
@@ -64,6 +70,71 @@ export function split(groups: readonly TrainingGroup[], size: number): MicroBatc
   return parts.map((part) => ({ groups: part, ...totals }));
 }
 
+/** The temperature of the losses in these tests. */
+export const temperature = 0.8;
+
+/** A row with all that any loss asks for; log-probabilities of others are the policy's own, moved a little. */
+function row(name: string, length: number, own: Float32Array, truncated = false): TrainingRow {
+  const random = new Random(3, 'row', name);
+  const near = (scale: number): number[] => Array.from(own, (value) => value + scale * random.normal());
+  return {
+    tokenIds: tokens(name, length, 600),
+    advantage: random.normal(),
+    weights: Array.from(own, () => random.normal() / 10),
+    oldLogProbs: near(0.2),
+    referenceLogProbs: near(0.3),
+    ...(truncated ? { mask: new Float32Array(length) } : {}),
+  };
+}
+
+/** A step's groups: for each its prompt's length and its completions' lengths. */
+export type GroupShapes = readonly [number, number[]][];
+
+/** Prompt lengths and completion lengths, uneven on purpose, around the bucket boundaries. */
+export const unevenShapes: GroupShapes = [
+  [1, [7]],
+  [16, [1, 16, 3]],
+  [5, [17, 4]],
+  [17, [2, 2, 33, 16]],
+];
+/** Eight prompts with two completions each. */
+export const eightShapes: GroupShapes = Array.from({ length: 8 }, (_, i): [number, number[]] => [
+  3 + 4 * i,
+  [1 + 3 * i, 20 - 2 * i],
+]);
+
+/** Groups of seeded tokens; all tokens of truncated rows are masked out. */
+export async function makeGroups(
+  policy: LocalPolicy,
+  shapes: GroupShapes,
+  isTruncated: (name: string) => boolean = () => false,
+): Promise<TrainingGroup[]> {
+  const groups: TrainingGroup[] = [];
+  for (const [g, [promptLength, lengths]] of shapes.entries()) {
+    const promptIds = tokens(`prompt ${g}`, promptLength, 600);
+    const names = lengths.map((_, r) => `row ${g}.${r}`);
+    const own = await policy.logProbs(
+      lengths.map((length, r) => ({ promptIds, completionIds: tokens(names[r], length, 600) })),
+      { temperature },
+    );
+    const rows = lengths.map((length, r) => row(names[r], length, own[r], isTruncated(names[r])));
+    groups.push({ promptIds, rows });
+  }
+  return groups;
+}
+
+/** The completions of groups, in order. */
+export function sequencesOf(groups: readonly TrainingGroup[]): Sequence[] {
+  return groups.flatMap(({ promptIds, rows }) =>
+    rows.map(({ tokenIds }) => ({ promptIds, completionIds: tokenIds })),
+  );
+}
+
+/** A step as one micro-batch. */
+export const whole = (groups: readonly TrainingGroup[]): MicroBatch[] => split(groups, groups.length);
+
+export const withKl: GrpoLoss = { ...grpoLoss, beta: 0.1 };
+
 /** What a whole step gave: the sums of its shares, its log-probabilities in the groups' order, and its gradient. */
 export interface StepOutcome {
   loss: number;
@@ -77,17 +148,20 @@ export async function computeStep(
   policy: LocalPolicy,
   batches: readonly MicroBatch[],
   loss: Loss,
-  temperature = 1,
 ): Promise<StepOutcome> {
   const results: ForwardBackwardResult[] = [];
   for (const batch of batches) results.push(await policy.forwardBackward(batch, loss, { temperature }));
-  const gradients = new Map([...policy.pendingGradients()].map(([name, { values }]) => [name, values.slice()]));
+  const gradients = new Map(
+    [...policy.pendingGradients()].map(([name, { values }]) => [name, values.slice()]),
+  );
   await policy.optimStep({ learningRate: 0 });
   const names = Object.keys(results[0].metrics);
   const sum = (values: number[]): number => values.reduce((a, b) => a + b, 0);
   return {
     loss: sum(results.map((result) => result.loss)),
-    metrics: Object.fromEntries(names.map((name) => [name, sum(results.map(({ metrics }) => metrics[name]))])),
+    metrics: Object.fromEntries(
+      names.map((name) => [name, sum(results.map(({ metrics }) => metrics[name]))]),
+    ),
     logProbs: results.flatMap((result) => result.logProbs.flat()),
     gradients,
   };

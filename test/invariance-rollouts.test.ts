@@ -53,18 +53,24 @@ function softmax(logits: ArrayLike<number>, temperature: number): number[] {
 }
 
 describe('sampled log-probabilities', () => {
-  it.each([1, 0.7, 1.6])('are those of an uncached pass, without drift (temperature %s)', async (temperature) => {
-    const groups = await policy.sample(prompts, { ...options, temperature });
-    for (const [key, at] of [['logProbs', 1], ['temperedLogProbs', temperature]] as const) {
-      const recomputed = await recompute(groups, at);
-      const differences = flat(groups).flatMap(({ completion }, i) => {
-        expect(largestDifference(completion[key], recomputed[i])).toBeLessThan(1e-4);
-        return Array.from(completion[key], (value, t) => value - recomputed[i][t]);
-      });
-      expect(differences).toHaveLength(prompts.length * 3 * 20);
-      expect(Math.abs(differences.reduce((a, b) => a + b, 0) / differences.length)).toBeLessThan(1e-6);
-    }
-  });
+  it.each([1, 0.7, 1.6])(
+    'are those of an uncached pass, without drift (temperature %s)',
+    async (temperature) => {
+      const groups = await policy.sample(prompts, { ...options, temperature });
+      for (const [key, at] of [
+        ['logProbs', 1],
+        ['temperedLogProbs', temperature],
+      ] as const) {
+        const recomputed = await recompute(groups, at);
+        const differences = flat(groups).flatMap(({ completion }, i) => {
+          expect(largestDifference(completion[key], recomputed[i])).toBeLessThan(1e-4);
+          return Array.from(completion[key], (value, t) => value - recomputed[i][t]);
+        });
+        expect(differences).toHaveLength(prompts.length * 3 * 20);
+        expect(Math.abs(differences.reduce((a, b) => a + b, 0) / differences.length)).toBeLessThan(1e-6);
+      }
+    },
+  );
 
   it('are those of full logits in double precision', async () => {
     const groups = await policy.sample(prompts, { ...options, temperature: 0.7, groupSize: 1 });
@@ -72,7 +78,9 @@ describe('sampled log-probabilities', () => {
       drawLogits(prompt, completion).forEach((logits, t) => {
         const id = completion.tokenIds[t];
         expect(Math.abs(completion.logProbs[t] - Math.log(softmax(logits, 1)[id]))).toBeLessThan(1e-4);
-        expect(Math.abs(completion.temperedLogProbs[t] - Math.log(softmax(logits, 0.7)[id]))).toBeLessThan(1e-4);
+        expect(Math.abs(completion.temperedLogProbs[t] - Math.log(softmax(logits, 0.7)[id]))).toBeLessThan(
+          1e-4,
+        );
         expect(completion.drawLogProbs[t]).toBeCloseTo(completion.temperedLogProbs[t], 5);
       });
   });
@@ -80,9 +88,14 @@ describe('sampled log-probabilities', () => {
   it('are the same for the bare model', async () => {
     const bare = keep(LocalPolicy.load({ modelDirectory }));
     const [{ completions }] = await bare.sample([prompts[0]], options);
-    const sequences = completions.map(({ tokenIds }) => ({ promptIds: prompts[0].tokenIds, completionIds: tokenIds }));
+    const sequences = completions.map(({ tokenIds }) => ({
+      promptIds: prompts[0].tokenIds,
+      completionIds: tokenIds,
+    }));
     const recomputed = await bare.logProbs(sequences);
-    completions.forEach(({ logProbs }, i) => expect(largestDifference(logProbs, recomputed[i])).toBeLessThan(1e-4));
+    completions.forEach(({ logProbs }, i) =>
+      expect(largestDifference(logProbs, recomputed[i])).toBeLessThan(1e-4),
+    );
     expect(largestDifference(recomputed[0], (await policy.logProbs(sequences))[0])).toBeGreaterThan(1e-3);
   });
 });
@@ -119,7 +132,8 @@ describe("a prompt's completions", () => {
     for (const maxNewTokens of [1, 15, 16, 17, 33]) {
       const others = idsOf(await policy.sample(prompts, { ...options, maxNewTokens }));
       const common = Math.min(maxNewTokens, options.maxNewTokens);
-      const cut = (ids: number[][][]): number[][][] => ids.map((group) => group.map((row) => row.slice(0, common)));
+      const cut = (ids: number[][][]): number[][][] =>
+        ids.map((group) => group.map((row) => row.slice(0, common)));
       expect(others.flat().every((row) => row.length === maxNewTokens)).toBe(true);
       expect(cut(others)).toEqual(cut(idsOf(await sampled)));
     }
@@ -128,7 +142,11 @@ describe("a prompt's completions", () => {
   it('do not depend on when the others of the batch end', async () => {
     const withStops = { ...options, stopTokenIds: manyStops };
     const together = await policy.sample(prompts, withStops);
-    const lengths = new Set(idsOf(together).flat().map(({ length }) => length));
+    const lengths = new Set(
+      idsOf(together)
+        .flat()
+        .map(({ length }) => length),
+    );
     expect(lengths.size).toBeGreaterThan(3);
     for (const [i, prompt] of prompts.entries())
       expect(idsOf(await policy.sample([prompt], withStops))).toEqual(idsOf([together[i]]));
@@ -143,7 +161,10 @@ describe("a prompt's completions", () => {
       [{ ...prompts[0], visit: 1 }, options],
       [{ ...prompts[0], id: 'another' }, options],
     ];
-    const seen = [ids, ...(await Promise.all(variants.map(async ([p, o]) => idsOf(await policy.sample([p], o))[0])))];
+    const seen = [
+      ids,
+      ...(await Promise.all(variants.map(async ([p, o]) => idsOf(await policy.sample([p], o))[0]))),
+    ];
     expect(new Set(seen.flat().map((row) => row.join())).size).toBe(15);
     expect(idsOf(await policy.sample([{ ...prompts[0], visit: 0 }], options))[0]).toEqual(ids);
   });
@@ -190,52 +211,58 @@ describe('truncated sampling', () => {
     [0.8, 0, 0.6],
     [0.5, 40, 0.5],
     [1, 0, 0.05],
-  ])('draws from the kept tokens, renormalised (temperature %s, topK %s, topP %s)', async (temperature, topK, topP) => {
-    const groups = await policy.sample(prompts, { ...options, groupSize: 2, temperature, topK, topP });
-    let [clear, all] = [0, 0];
-    for (const { prompt, completion } of flat(groups))
-      drawLogits(prompt, completion).forEach((logits, t) => {
-        const kept = keptTokens(logits, temperature, topK, topP);
-        expect(kept.ids.length).toBeLessThan(vocabSize);
-        all++;
-        if (!kept.isClear) return;
-        clear++;
-        const id = completion.tokenIds[t];
-        expect(kept.ids).toContain(id);
-        const expected = Math.log(kept.probabilities[id] / kept.mass);
-        expect(Math.abs(completion.drawLogProbs[t] - expected)).toBeLessThan(1e-4);
-      });
-    expect(clear).toBeGreaterThan(0.9 * all);
-  });
+  ])(
+    'draws from the kept tokens, renormalised (temperature %s, topK %s, topP %s)',
+    async (temperature, topK, topP) => {
+      const groups = await policy.sample(prompts, { ...options, groupSize: 2, temperature, topK, topP });
+      let [clear, all] = [0, 0];
+      for (const { prompt, completion } of flat(groups))
+        drawLogits(prompt, completion).forEach((logits, t) => {
+          const kept = keptTokens(logits, temperature, topK, topP);
+          expect(kept.ids.length).toBeLessThan(vocabSize);
+          all++;
+          if (!kept.isClear) return;
+          clear++;
+          const id = completion.tokenIds[t];
+          expect(kept.ids).toContain(id);
+          const expected = Math.log(kept.probabilities[id] / kept.mass);
+          expect(Math.abs(completion.drawLogProbs[t] - expected)).toBeLessThan(1e-4);
+        });
+      expect(clear).toBeGreaterThan(0.9 * all);
+    },
+  );
 
   it.each([
     [1, 0],
     [0.6, 8],
-  ])('draws each token as often as its probability says (temperature %s, topK %s)', async (temperature, topK) => {
-    const groupSize = 3000;
-    const [{ completions }] = await policy.sample([prompts[0]], {
-      ...options,
-      ...{ groupSize, temperature, topK, maxNewTokens: 1 },
-    });
-    const [logits] = drawLogits(prompts[0], completions[0]);
-    const { ids, mass, probabilities } = keptTokens(logits, temperature, topK, 1);
-    const counts = new Map<number, number>();
-    for (const { tokenIds } of completions) counts.set(tokenIds[0], (counts.get(tokenIds[0]) ?? 0) + 1);
-    const cells: [number, number][] = []; // observed and expected; rare tokens share a cell
-    let [observed, expected] = [0, 0];
-    for (const id of ids) {
-      observed += counts.get(id) ?? 0;
-      expected += (groupSize * probabilities[id]) / mass;
-      if (expected < 5) continue;
-      cells.push([observed, expected]);
-      [observed, expected] = [0, 0];
-    }
-    const chiSquare = cells.reduce((sum, [o, e]) => sum + (o - e) ** 2 / e, 0);
-    const degrees = cells.length - 1;
-    expect(degrees).toBeGreaterThanOrEqual(5);
-    expect(chiSquare).toBeLessThan(degrees + 4.5 * Math.sqrt(2 * degrees) + 5);
-    expect(cells.reduce((sum, [o]) => sum + o, 0) + observed).toBe(groupSize);
-  });
+  ])(
+    'draws each token as often as its probability says (temperature %s, topK %s)',
+    async (temperature, topK) => {
+      const groupSize = 3000;
+      const [{ completions }] = await policy.sample([prompts[0]], {
+        ...options,
+        ...{ groupSize, temperature, topK, maxNewTokens: 1 },
+      });
+      const [logits] = drawLogits(prompts[0], completions[0]);
+      const { ids, mass, probabilities } = keptTokens(logits, temperature, topK, 1);
+      const counts = new Map<number, number>();
+      for (const { tokenIds } of completions) counts.set(tokenIds[0], (counts.get(tokenIds[0]) ?? 0) + 1);
+      const cells: [number, number][] = []; // observed and expected; rare tokens share a cell
+      let [observed, expected] = [0, 0];
+      for (const id of ids) {
+        observed += counts.get(id) ?? 0;
+        expected += (groupSize * probabilities[id]) / mass;
+        if (expected < 5) continue;
+        cells.push([observed, expected]);
+        [observed, expected] = [0, 0];
+      }
+      const chiSquare = cells.reduce((sum, [o, e]) => sum + (o - e) ** 2 / e, 0);
+      const degrees = cells.length - 1;
+      expect(degrees).toBeGreaterThanOrEqual(5);
+      expect(chiSquare).toBeLessThan(degrees + 4.5 * Math.sqrt(2 * degrees) + 5);
+      expect(cells.reduce((sum, [o]) => sum + o, 0) + observed).toBe(groupSize);
+    },
+  );
 });
 
 describe('the end of a completion', () => {
@@ -301,23 +328,30 @@ describe('the end of a completion', () => {
 });
 
 describe('a stop signal', () => {
-  it.each(['graph', 'eager'] as const)('ends sampling with its reason, and frees what was held (%s)', async (mode) => {
-    const stoppable = loadPolicy(mode);
-    const longer = { ...options, maxNewTokens: 24 };
-    const complete = await stoppable.sample(prompts.slice(0, 2), longer);
-    const before = [tf.memory().numTensors, binding.getNumOfTensors()];
-    const controller = new AbortController();
-    let calls = 0;
-    const onProgress = (): void => {
-      calls++;
-      controller.abort(new Error('the cell was stopped'));
-    };
-    const stopped = stoppable.sample(prompts.slice(0, 2), { ...longer, signal: controller.signal, onProgress });
-    await expect(stopped).rejects.toThrow('the cell was stopped');
-    expect(calls).toBe(1);
-    expect([tf.memory().numTensors, binding.getNumOfTensors()]).toEqual(before);
-    expect(idsOf(await stoppable.sample(prompts.slice(0, 2), longer))).toEqual(idsOf(complete));
-  });
+  it.each(['graph', 'eager'] as const)(
+    'ends sampling with its reason, and frees what was held (%s)',
+    async (mode) => {
+      const stoppable = loadPolicy(mode);
+      const longer = { ...options, maxNewTokens: 24 };
+      const complete = await stoppable.sample(prompts.slice(0, 2), longer);
+      const before = [tf.memory().numTensors, binding.getNumOfTensors()];
+      const controller = new AbortController();
+      let calls = 0;
+      const onProgress = (): void => {
+        calls++;
+        controller.abort(new Error('the cell was stopped'));
+      };
+      const stopped = stoppable.sample(prompts.slice(0, 2), {
+        ...longer,
+        signal: controller.signal,
+        onProgress,
+      });
+      await expect(stopped).rejects.toThrow('the cell was stopped');
+      expect(calls).toBe(1);
+      expect([tf.memory().numTensors, binding.getNumOfTensors()]).toEqual(before);
+      expect(idsOf(await stoppable.sample(prompts.slice(0, 2), longer))).toEqual(idsOf(complete));
+    },
+  );
 
   it('that was given before the start is obeyed, also when one token is asked for', async () => {
     const signal = AbortSignal.abort(new Error('too late'));

@@ -1,5 +1,5 @@
 /** The command line: finds the command, runs it, and turns whatever happens into a line and an exit code. */
-import { GrpolabError, messageOf } from '../runtime/errors';
+import { GrpolabError, messageOf, NumericError } from '../runtime/errors';
 import { errorCode } from '../runtime/files';
 import { ownVersion } from '../runtime/machine';
 import { nearest } from '../runtime/strict';
@@ -53,7 +53,7 @@ function report(error: unknown, argv: readonly string[], io: Io): number {
   const advice = expected || debug ? '' : ' (run with --debug for the stack)';
   io.stderr.write(`grpolab: ${expected ? '' : `${argv[0]} failed: `}${line}${advice}\n`);
   if (debug && error instanceof Error) io.stderr.write(`${error.stack}\n`);
-  return expected ? EXIT.usage : EXIT.failed;
+  return expected && !(error instanceof NumericError) ? EXIT.usage : EXIT.failed;
 }
 
 /** Runs a command line. Never throws. @returns the exit code */

@@ -7,3 +7,8 @@ export * from './safetensors';
 export * from './safetensors-writer';
 export * from './tokenizer';
 export type { SafetensorsDtype, TensorInfo } from './safetensors-header';
+export * from './dropout';
+export * from './load';
+export * from './lora';
+export * from './memory';
+export * from './qwen3';

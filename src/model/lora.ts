@@ -130,9 +130,12 @@ export class LoraAdapter {
 
   /** Overwrites the weights with those of an adapter of the same shape. */
   assign({ config, matrices }: Adapter): void {
-    if (config.r !== this.config.r || matrices.size !== this.factors.size)
+    const fits =
+      matrices.size === this.factors.size && [...matrices.keys()].every((name) => this.factors.has(name));
+    if (!fits || config.r !== this.config.r || loraScale(config) !== this.scale)
       throw new ShapeError(
-        `an adapter of rank ${config.r} on ${matrices.size} projections cannot replace one of rank ${this.config.r} on ${this.factors.size}`,
+        `an adapter of rank ${config.r} and scale ${loraScale(config)} on ${config.target_modules.join(', ')} cannot replace ` +
+          `one of rank ${this.config.r} and scale ${this.scale} on ${this.config.target_modules.join(', ')}`,
       );
     const other = new LoraAdapter(this.model, config, matrices);
     const sources = new Map(other.named());

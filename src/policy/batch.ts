@@ -1,4 +1,5 @@
 /** Lists of tokens as padded arrays of a few fixed shapes, so that compiled functions are traced a handful of times. */
+import { ShapeError } from '../runtime/errors';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { PromptBatch } from '../model/qwen3';
@@ -10,8 +11,13 @@ export function bucket(length: number): number {
   return Math.max(bucketSize, Math.ceil(length / bucketSize) * bucketSize);
 }
 
-/** Prompts padded on the left. The caller disposes the tensors. */
+/**
+ * Prompts padded on the left. The caller disposes the tensors.
+ * @throws ShapeError  when a prompt is empty: nothing would precede its completion's first token
+ */
 export function packPrompts(prompts: readonly (readonly number[])[], padId: number): PromptBatch {
+  if (prompts.some((prompt) => prompt.length === 0))
+    throw new ShapeError('a prompt has no tokens; expected at least one');
   const width = bucket(Math.max(...prompts.map((prompt) => prompt.length)));
   const shape: [number, number] = [prompts.length, width];
   const ids = new Int32Array(prompts.length * width).fill(padId);

@@ -161,7 +161,10 @@ export class LocalPolicy implements Policy {
       ),
     );
     if (this.merged === null) {
-      this.merged = { matrices: tf.tidy(() => merge().map((matrix) => tf.variable(matrix, false))), stale: false };
+      this.merged = {
+        matrices: tf.tidy(() => merge().map((matrix) => tf.variable(matrix, false))),
+        stale: false,
+      };
     } else if (this.merged.stale) {
       const fresh = merge();
       this.merged.matrices.forEach((matrix, i) => matrix.assign(fresh[i] as never));

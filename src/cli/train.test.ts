@@ -1,0 +1,138 @@
+import { readFileSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { jsonLines, parseLines, runCli, temporaryDirectory, temporaryFile } from '../../test/cli';
+import { goldenPath } from '../../test/golden';
+import { readAdapter } from '../model/peft';
+import { readModelConfig } from '../model/config';
+import type { StepRecord } from '../train/loop';
+import { holdOut } from './small-test';
+import { parseRecord } from '../data/records';
+
+const model = goldenPath('tiny-qwen3', 'tied-f32');
+
+const records = Array.from({ length: 12 }, (_, i) => ({
+  tweet_id: `t${Math.floor(i / 2)}`,
+  tweet: `My plant number ${Math.floor(i / 2)} wilted again.`,
+  reply: i % 2 === 0 ? 'Did you water it this week?' : 'Oh no, that is sad.',
+  reply_likes: i,
+}));
+const data = (): string => temporaryFile('train.jsonl', jsonLines(records));
+
+function experiment(text: string): string {
+  return temporaryFile('experiment.yaml', text);
+}
+
+const sft = (output: string): string => `
+method: sft
+model: ${model}
+data: { train: ${data()} }
+output_dir: ${output}
+lora: { r: 4 }
+training: { max_steps: 2, batch_size: 2, gradient_accumulation_steps: 2, warmup_ratio: 0, eval_steps: 0 }
+`;
+
+describe('grpolab train', () => {
+  it('runs SFT and then GRPO from its adapter, and leaves what a run leaves', async () => {
+    const [warm, output] = [temporaryDirectory(), temporaryDirectory()];
+    const first = await runCli(['train', '--config', experiment(sft(warm)), '--json']);
+    expect(first.stderr).toMatch(/^sft: 2\/2 steps/);
+    expect(first.code).toBe(0);
+    const grpo = experiment(`
+method: grpo
+model: ${model}
+checkpoint_path: ${warm}
+data: { train: ${data()} }
+output_dir: ${output}
+training: { max_steps: 2, batch_size: 2, gradient_accumulation_steps: 2, learning_rate: 1.0e-3, warmup_ratio: 0 }
+grpo: { n_generations: 3, max_new_tokens: 6 }
+`);
+    const second = await runCli(['train', '--config', grpo, '--set', 'grpo.temperature=1.0', '--json']);
+    expect(second.code).toBe(0);
+    const metrics = parseLines<StepRecord>(readFileSync(join(output, 'metrics.jsonl'), 'utf8'));
+    expect(metrics.map(({ step }) => step)).toEqual([1, 2]);
+    for (const key of [
+      'policy_loss',
+      'avg_reward',
+      'kl_penalty',
+      'total_loss',
+      'entropy',
+      'completion_tokens',
+    ])
+      for (const row of metrics) expect(row[`train/${key}`], key).toBeTypeOf('number');
+    expect(metrics[0]['train/kl_penalty']).toBeCloseTo(0, 6);
+    expect(metrics[1]['train/kl_penalty']).toBeGreaterThan(0);
+    expect(metrics[1]['system/tensors']).toBe(metrics[0]['system/tensors']);
+    const files = readdirSync(output);
+    for (const name of [
+      'adapter_model.safetensors',
+      'adapter_config.json',
+      'trainer_state.json',
+      'training_args.json',
+    ])
+      expect(files).toContain(name);
+    for (const name of ['config.resolved.yaml', 'samples.jsonl', 'run.log']) expect(files).toContain(name);
+    const config = readModelConfig(model);
+    const [a, b] = [warm, output].map((directory) => [...readAdapter(directory, config).matrices.values()]);
+    expect(a.some((matrix, i) => matrix.b.some((value, k) => value !== b[i].b[k]))).toBe(true);
+    const samples = parseLines<{ replies: string[]; rewards: number[] }>(
+      readFileSync(join(output, 'samples.jsonl'), 'utf8'),
+    );
+    expect(samples.length).toBe(8);
+    expect(samples[0].replies.length).toBe(3);
+  });
+
+  it('gives the same adapter to the last bit for the same seed', async () => {
+    const outputs = [temporaryDirectory(), temporaryDirectory()];
+    for (const output of outputs) await runCli(['train', '--config', experiment(sft(output))]);
+    const [a, b] = outputs.map((output) => readFileSync(join(output, 'adapter_model.safetensors')));
+    expect(a.equals(b)).toBe(true);
+  });
+
+  it.each([
+    ['training: { learning_rat: 1 }', /training.*learning_rat.*learning_rate/],
+    ['training: { batch_size: 0 }', /training\.batch_size/],
+    ['grpo: {}', /grpo.*method: grpo/],
+    ['_base_: missing.yaml', /missing\.yaml: expected a YAML file/],
+    ['model: nowhere/such/dir', /nowhere/],
+  ])('refuses a bad experiment in one line (%s)', async (line, message) => {
+    const output = join(temporaryDirectory(), 'run');
+    const text = `method: sft\nmodel: ${model}\ndata: { train: ${data()} }\noutput_dir: ${output}\n`;
+    const own = line.startsWith('model') ? text.replace(/model: .*\n/, '') : text;
+    const result = await runCli(['train', '--config', experiment(`${own}${line}\n`)]);
+    expect(result.code).toBe(2);
+    expect(result.stderr).toMatch(message);
+    expect(result.stderr.trim().split('\n').length).toBe(1);
+    expect(readdirSync(join(output, '..')).length).toBe(0);
+  });
+
+  it('merges a file over its base', async () => {
+    const output = temporaryDirectory();
+    const base = experiment(sft(output));
+    const file = experiment(
+      `_base_: ${base.startsWith('/') ? `../${base.split('/').slice(-2).join('/')}` : base}\nseed: 7\n`,
+    );
+    const result = await runCli(['train', '--config', file]);
+    expect(result.code).toBe(0);
+    expect(readFileSync(join(output, 'config.resolved.yaml'), 'utf8')).toMatch(/seed: 7/);
+  });
+});
+
+describe('the held-out tweets of the small test', () => {
+  const many = (n: number) =>
+    Array.from({ length: n }, (_, i) =>
+      parseRecord({
+        tweet_id: `t${Math.floor(i / 3)}`,
+        tweet: `tweet ${Math.floor(i / 3)}`,
+        reply: `reply ${i}`,
+      }),
+    );
+
+  it.each([40, 100, 400])('share no tweet with training (%i records)', (n) => {
+    const { training, heldOut } = holdOut(many(n), undefined, 1);
+    const seen = new Set(training.map(({ tweet_id: id }) => id));
+    expect(heldOut.length).toBeGreaterThan(0);
+    for (const { tweet_id: id } of heldOut) expect(seen.has(id)).toBe(false);
+    expect(training.length).toBeLessThanOrEqual(100);
+  });
+});
