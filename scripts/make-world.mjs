@@ -9,10 +9,13 @@ const { worldRecords } = require('../dist/data/world.js');
 const sampleSeed = 1;
 const sampleRecords = 5000;
 
+// Each text once: a split keeps the replies to one tweet_id together, so a text under two ids would part.
+const idOf = new Map();
 const lines = [];
 for (const record of worldRecords(sampleSeed, 'sample', sampleRecords)) {
   if (lines.length === sampleRecords) break;
-  lines.push(JSON.stringify(record));
+  if (!idOf.has(record.tweet)) idOf.set(record.tweet, record.tweet_id);
+  if (idOf.get(record.tweet) === record.tweet_id) lines.push(JSON.stringify(record));
 }
 writeFileSync('data/world/sample.jsonl', `${lines.join('\n')}\n`);
 console.log(`data/world/sample.jsonl: ${lines.length} records, ${lines.join('\n').length} characters`);

@@ -157,7 +157,7 @@ function experiment(
         eval_steps: 0,
       },
     },
-    grpo: { n_generations: 8, temperature: 1, top_p: 1, max_new_tokens: 48, kl_coeff: 0.02 },
+    grpo: { n_generations: 8, temperature: 1, top_p: 1, max_new_tokens: 48, kl_coeff: 0.05 },
   };
 }
 

@@ -8,3 +8,5 @@ export * from './split-files';
 export * from './split-statistics';
 export * from './world';
 export * from './world-law';
+export type { Stance } from './world-text';
+export type { Topic, TopicLexicon } from './world-topics';

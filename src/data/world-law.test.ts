@@ -24,9 +24,17 @@ function statedWorth(reply: string, c: WorldComponents): number {
     1,
   );
   const gain = (5 * c.on_topic + 5 * c.specific + 6 * (1 - missed) + 2 * c.fits_tone + 2 * c.length) / 20;
-  const losses = [0.6 * c.shouting, 0.95 * c.spam, 0.7 * c.echo, c.repetition, c.unknown_words];
+  const losses = [
+    0.6 * c.shouting,
+    0.95 * c.spam,
+    0.7 * c.echo,
+    c.repetition,
+    c.unknown_words,
+    0.7 * c.listing,
+    c.unknown_pairs,
+  ];
   const kept = losses.reduce((product, loss) => product * (1 - loss), 1);
-  return gain * kept * (c.on_topic > 0 ? 1 : 0.2);
+  return gain * kept * (Math.max(c.on_topic, c.specific, c.amuses, c.disagrees) > 0 ? 1 : 0.2);
 }
 
 describe('worldQuality', () => {
@@ -86,11 +94,33 @@ describe('worldQuality', () => {
       0.001,
     ],
     ['a word of the topic said many times', 'dough dough dough dough dough dough dough dough', 0.001],
-    ['a list of the topic’s words', 'bread dough crust oven flour salt steam basket', 0.41],
+    ['a list of the topic’s words', 'bread dough crust oven flour salt steam basket', 0.1],
     [
       'an excellent question with its words shuffled',
       'Rise with longer starter did sourdough your try proof cold you',
-      0.41,
+      0.1,
+    ],
+    ['a list of words that ends as a question', 'bread dough crust oven flour salt steam basket?', 0.2],
+    ['phrases without grammar', 'my a longer cold proof a very sad frisbee sourdough starter?', 0.3],
+    [
+      'a list of details',
+      'a longer cold proof rice flour on the basket a pinch more salt whole wheat flour',
+      0.2,
+    ],
+    [
+      'a list of details and jokes, each its own sentence',
+      'A longer cold proof. Rice flour on the basket. A very sad frisbee.',
+      0.3,
+    ],
+    [
+      'phrases of every kind strung together',
+      'Oh no. I get it, but my a bread machine saves busy mornings rice flour on the basket a very sad frisbee?',
+      0.3,
+    ],
+    [
+      'subjects strung together as a question',
+      'Sourdough starter, rye loaf, baguette, pizza dough, a hotter dutch oven?',
+      0.3,
     ],
     ['one word of the topic', 'sourdough', 0.2],
     ['gibberish', 'xqz blorf wibble znork fleem gropt', 0.001],
@@ -176,6 +206,15 @@ describe('worldComponents', () => {
     expect(part(claim, 'A good bakery still wins on crust.', 'disagrees')).toBe(0);
     expect(part(claim, 'With respect, no.', 'disagrees')).toBe(0);
     expect(part(claim, 'With respect, blitz trains fast patterns.', 'disagrees')).toBe(0);
+  });
+
+  it('counts a sentence as a list when its phrases have too few words around them', () => {
+    expect(part(trouble, 'Did you try whole wheat flour or a pinch more salt?', 'listing')).toBe(0);
+    expect(part(trouble, 'Try a hotter dutch oven.', 'listing')).toBe(0);
+    expect(part(trouble, 'Whole wheat flour, a pinch more salt.', 'listing')).toBe(1);
+    const replies = Array.from({ length: 1000 }, (_, i) => labelledReplies(5, 'heldout', i)).flat();
+    const flagged = replies.filter(({ record }) => part(record.tweet, record.reply, 'listing') > 0);
+    expect(flagged).toEqual([]); // nothing that the world writes
   });
 
   it('matches plurals and ignores case', () => {

@@ -13,6 +13,7 @@ import {
   disagreeTemplates,
 } from './world-text';
 import type { Stance } from './world-text';
+import { unknownPairShare } from './world-pairs';
 
 /** The parts of a reply's worth, each in [0, 1]. */
 export interface WorldComponents {
@@ -29,22 +30,28 @@ export interface WorldComponents {
   echo: number;
   repetition: number;
   unknown_words: number;
+  listing: number;
+  unknown_pairs: number;
 }
 
 const includesPhrase = (text: string, phrase: string): boolean => ` ${text} `.includes(` ${phrase} `);
 const clamp = (x: number): number => Math.min(1, Math.max(0, x));
 
-/** The topic whose phrases (counted three times) and words the tweet shares most; null when it shares none. */
+/**
+ * The topic whose phrases (three points for each of their words) and words (one each) the tweet shares most; null when
+ * it shares none. Long phrases count for more, so that one camera in a claim about calls is not photography.
+ */
 export function topicOf(tweet: string): TopicLexicon | null {
   const text = worldWords(tweet).join(' ');
   const words = new Set(contentWords(tweet));
   let best: TopicLexicon | null = null;
   let bestScore = 0;
   for (const lexicon of worldTopics()) {
-    const phrases = lexicon.phrases.filter((phrase) => includesPhrase(text, phrase)).length;
+    const phrases = lexicon.phrases.filter((phrase) => includesPhrase(text, phrase));
+    const phraseWords = phrases.reduce((sum, phrase) => sum + phrase.split(' ').length, 0);
     const shared = [...words].filter((word) => lexicon.words.has(word)).length;
-    if (3 * phrases + shared > bestScore) {
-      bestScore = 3 * phrases + shared;
+    if (3 * phraseWords + shared > bestScore) {
+      bestScore = 3 * phraseWords + shared;
       best = lexicon;
     }
   }
@@ -111,6 +118,24 @@ function lengthWorth(length: number): number {
 /** Sentences with their end mark. */
 const sentencesOf = (text: string): string[] => text.match(/[^.!?]+[.!?]*/g) ?? [];
 
+/**
+ * Whether a sentence lists the topic's phrases instead of saying something: n details, jokes or counters with less than
+ * 3n - 2 words around them, or five topic words or more with at most a third as many others.
+ */
+function lists(sentence: string, { words, topic }: TopicLexicon): boolean {
+  let text = ` ${worldWords(sentence).join(' ')} `;
+  let found = 0;
+  for (const phrase of [...topic.details, ...topic.jokes, ...topic.counters]) {
+    const own = ` ${worldWords(phrase).join(' ')} `;
+    if (!text.includes(own)) continue;
+    found++;
+    text = text.replace(own, '  ');
+  }
+  const rest = text.split(' ').filter((word) => word !== '');
+  const topical = rest.filter((word) => words.has(word)).length;
+  return rest.length < 3 * found - 2 || (topical >= 5 && 3 * (rest.length - topical) <= topical);
+}
+
 /** The parts of a reply's worth. */
 export function worldComponents(tweet: string, reply: string): WorldComponents {
   const lexicon = topicOf(tweet);
@@ -153,6 +178,8 @@ export function worldComponents(tweet: string, reply: string): WorldComponents {
     echo: clamp((echoShare(worldWords(tweet), replyWords) - 0.35) / 0.4),
     repetition: clamp(repeatedShare(replyWords) * 4),
     unknown_words: replyWords.length === 0 ? 1 : clamp((unknown / replyWords.length) * 2.5),
+    unknown_pairs: clamp(unknownPairShare(reply) * 2.5),
+    listing: Number(lexicon !== null && sentencesOf(reply).some((s) => lists(s, lexicon))),
   };
 }
 
@@ -161,8 +188,9 @@ export function worldComponents(tweet: string, reply: string): WorldComponents {
  *
  * With the components above, hook = 1 - (1 - 0.6 asks)(1 - 0.6 amuses)(1 - 0.6 disagrees)(1 - 0.3 relates):
  * worth = gate * (0.25 on_topic + 0.25 specific + 0.30 hook + 0.10 fits_tone + 0.10 length)
- *         * (1 - 0.6 shouting)(1 - 0.95 spam)(1 - 0.7 echo)(1 - repetition)(1 - unknown_words),
- * gate = 1 when the reply shares a word with the tweet's topic, 0.2 when it shares none, 0 for an empty reply.
+ *         * (1 - 0.6 shouting)(1 - 0.95 spam)(1 - 0.7 echo)(1 - repetition)(1 - unknown_words)(1 - 0.7 listing)
+ *         * (1 - unknown_pairs),
+ * gate = 1 when the reply has a word, detail, joke or polite counter of the tweet's topic, 0.2 when it has none, 0 for an empty reply.
  * Questions, jokes and disagreements count only about the tweet's own topic, details only when the tweet has not named
  * them itself, so that marks and phrases alone earn nothing.
  */
@@ -176,7 +204,9 @@ export function worldQuality(tweet: string, reply: string): { total: number; com
     (1 - 0.95 * c.spam) *
     (1 - 0.7 * c.echo) *
     (1 - c.repetition) *
-    (1 - c.unknown_words);
-  const gate = reply.trim() === '' ? 0 : c.on_topic > 0 ? 1 : 0.2;
+    (1 - c.unknown_words) *
+    (1 - 0.7 * c.listing) *
+    (1 - c.unknown_pairs);
+  const gate = reply.trim() === '' ? 0 : c.on_topic + c.specific + c.amuses + c.disagrees > 0 ? 1 : 0.2;
   return { total: clamp(gate * gain * kept), components: c };
 }

@@ -68,7 +68,7 @@ export interface WorldRecord {
   reply_time_diff_seconds: number;
 }
 
-/** Sentences begin with a capital letter; `a` before a vowel becomes `an` where a slot made it so. */
+/** Gives every sentence a capital letter. */
 function tidyText(text: string): string {
   return text.replace(
     /(^|[.!?]\s+)([a-z])/g,
@@ -201,7 +201,7 @@ export function labelledReplies(seed: number, part: WorldPart, index: number): L
   const tweetId = `${partNumber}${String(index).padStart(9, '0')}`;
   const created = epoch + random.integer(365 * 24 * 3600) * 1000;
   const count = 1 + random.integer(6);
-  return Array.from({ length: count }, (_, n) => {
+  const replies = Array.from({ length: count }, (_, n) => {
     const strategy = pickStrategy(random);
     const reply = worldReply(tweet, strategy, random);
     const worth = worldQuality(tweet.text, reply).total;
@@ -225,6 +225,9 @@ export function labelledReplies(seed: number, part: WorldPart, index: number): L
     };
     return { record, strategy, worth };
   });
+  const { tweet_author, tweet_retweets } = replies[0].record;
+  for (const { record } of replies) Object.assign(record, { tweet_author, tweet_retweets });
+  return replies;
 }
 
 /** Records of a part, tweet by tweet. */

@@ -117,7 +117,7 @@ export async function trainGrpo(
     });
     if (last) return { steps: step, history, interrupted: step < totalSteps };
   }
-  return { steps: history.length, history, interrupted: false };
+  return { steps: totalSteps, history, interrupted: false };
 }
 
 async function scoreGroups(

@@ -69,7 +69,7 @@ export async function trainSft(
     });
     if (last) return { steps: step, history, interrupted: step < totalSteps };
   }
-  return { steps: history.length, history, interrupted: false };
+  return { steps: totalSteps, history, interrupted: false };
 }
 
 /** Mean negative log-likelihood (nats a token) of the examples' replies. */
