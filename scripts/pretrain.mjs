@@ -32,7 +32,7 @@ const schedule = { kind: 'cosine', learningRate: 3e-3, totalSteps, warmupSteps: 
 const config = readModelConfig(source);
 const tokenizer = await loadTokenizer(source);
 const weights = randomWeights(config, seed, { residual: true, kind: 'variable' });
-const policy = new LocalPolicy(config, weights, null, 'all');
+const policy = new LocalPolicy(config, weights, null, { trainable: 'all' });
 
 /** The tweet's prompt with its replies: loss on the replies. */
 function groupOf(part, index) {

@@ -2,6 +2,7 @@
  * Tensor operations of the model that tfjs does not have, has without a gradient, or has in a form that reads values on
  * the host. All are traceable (runtime/compile.ts): static shapes, no value reads.
  */
+import { availableParallelism } from 'node:os';
 import type { Tensor, TensorInfo } from '../runtime/tf';
 import { backend, binding, boolAttribute, intAttribute, tf, typeAttribute } from '../runtime/tf';
 
@@ -69,6 +70,16 @@ export function pickPerRow(x: Tensor, ids: Tensor): Tensor {
 export function writeRows(cache: Tensor, indices: Tensor, values: Tensor): Tensor {
   const inputs: TensorInfo[] = [cache, indices, values];
   return backend.executeSingleOutput('InplaceUpdate', [typeAttribute('T', binding.TF_FLOAT)], inputs);
+}
+
+/** As `writeRows`, into a copy: XLA has no in-place update. */
+export function writeRowsCopy(cache: Tensor, indices: Tensor, values: Tensor): Tensor {
+  const attributes = [typeAttribute('T', binding.TF_FLOAT), typeAttribute('Tindices', binding.TF_INT32)];
+  return backend.executeSingleOutput('TensorScatterUpdate', attributes, [
+    cache,
+    tf.expandDims(indices, 1),
+    values,
+  ]);
 }
 
 /**
@@ -179,8 +190,18 @@ function headBackward(
   return { dh, dw };
 }
 
-/** Above this many logits the head runs in chunks of tokens and recomputes its logits in the backward pass. */
+/**
+ * Above this many logits the head runs in chunks of tokens and recomputes its logits in the backward pass. TensorFlow may
+ * run as many chunks at once as it has threads, so together they keep to the bound.
+ */
 const maxLogits = 2 ** 26;
+
+/** Tokens of each chunk of the head. */
+function chunkSizes(tokens: number, vocabulary: number): number[] {
+  if (tokens * vocabulary <= maxLogits) return [tokens];
+  const size = Math.max(1, Math.floor(maxLogits / availableParallelism() / vocabulary));
+  return Array.from({ length: Math.ceil(tokens / size) }, (_, i) => Math.min(size, tokens - i * size));
+}
 
 /**
  * Log-probabilities of given tokens, and entropies, of softmax(h W / temperature), without keeping the logits of a large
@@ -198,9 +219,7 @@ export function tokenLogProbs(
 ): { logProbs: Tensor; entropies: Tensor } {
   const tokens = h.shape[0];
   const vocabulary = head.transposed ? head.matrix.shape[0] : (head.matrix.shape[1] as number);
-  const chunks = Math.max(1, Math.ceil((tokens * vocabulary) / maxLogits));
-  const size = Math.ceil(tokens / chunks);
-  const sizes = Array.from({ length: Math.ceil(tokens / size) }, (_, i) => Math.min(size, tokens - i * size));
+  const sizes = chunkSizes(tokens, vocabulary);
   const recompute = sizes.length > 1;
   const inputs = head.trainable ? [h, head.matrix] : [h];
   const op = tf.customGrad((...args) => {

@@ -18,10 +18,10 @@ import type { AdapterConfig } from '../model/peft';
 import { forwardSharedPrefix } from '../model/qwen3';
 import type { Network, QwenWeights } from '../model/qwen3';
 import { writeSafetensors } from '../model/safetensors-writer';
-import { adamwUpdate, biasCorrections, globalNorm } from '../optim/adamw';
-import { evaluateLoss } from '../optim/losses';
+import { evaluateLoss, lossMetricNames } from '../optim/losses';
 import type { Loss } from '../optim/losses';
 import { breathe, packCompletions, packPrompts, rowValues } from './batch';
+import { LocalOptimiser } from './local-optimiser';
 import { logProbPasses, packBatch } from './packing';
 import type { BatchFlags } from './packing';
 import type {
@@ -48,21 +48,14 @@ export interface LocalPolicyOptions {
   /** `lora` (default): the adapter; `all`: every weight, embeddings too. */
   trainable?: 'lora' | 'all';
   mode?: ExecutionMode;
-}
-
-/** Everything that is trained, by name, with its pending gradient and its two moments. */
-interface Trained {
-  names: string[];
-  variables: Variable[];
-  pending: Tensor[] | null;
-  first: Tensor[] | null;
-  second: Tensor[] | null;
-  steps: number;
+  /** Tokens that end a completion; default: the model's end tokens. */
+  stopTokenIds?: readonly number[];
 }
 
 export class LocalPolicy implements Policy {
   private readonly functions = new Map<string, CompiledFunction>();
-  private readonly trained: Trained;
+  private readonly optimiser: LocalOptimiser;
+  private readonly stopTokenIds: readonly number[];
   private reference: LoraAdapter | null = null;
   private sampler: Sampler | null = null;
   private merged: { matrices: Variable[]; stale: boolean } | null = null;
@@ -72,43 +65,44 @@ export class LocalPolicy implements Policy {
     readonly config: ModelConfig,
     readonly weights: QwenWeights,
     readonly adapter: LoraAdapter | null,
-    trainable: 'lora' | 'all' = 'lora',
-    private readonly mode?: ExecutionMode,
-    private readonly modelDirectory?: string,
+    private readonly options: Partial<LocalPolicyOptions> = {},
   ) {
+    const { trainable = 'lora', mode } = options;
     this.padId = config.padTokenId ?? config.eosTokenIds[0] ?? 0;
     const variables =
       trainable === 'all'
         ? weightTensors(weights).map((tensor, i) => [`weight_${i}`, tensor as Variable] as [string, Variable])
         : (adapter?.named() ?? []);
-    this.trained = {
-      names: variables.map(([name]) => name),
-      variables: variables.map(([, variable]) => variable),
-      pending: null,
-      first: null,
-      second: null,
-      steps: 0,
-    };
+    this.optimiser = new LocalOptimiser(
+      variables.map(([name]) => name),
+      variables.map(([, variable]) => variable),
+      mode,
+    );
+    this.stopTokenIds = options.stopTokenIds ?? config.eosTokenIds;
   }
 
   /** @throws CheckpointError  when the model or the adapter cannot be read, or do not belong together */
   static load(options: LocalPolicyOptions): LocalPolicy {
-    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', mode, seed = 0 } = options;
+    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', seed = 0 } = options;
+    if (trainable === 'all' && (adapterDirectory !== undefined || lora !== undefined))
+      throw new ConfigError(
+        'trainable: all takes no adapter; merge it into the model first, or set trainable: lora',
+      );
     const config = readModelConfig(modelDirectory);
     const stored = adapterDirectory === undefined ? null : readAdapter(adapterDirectory, config);
     const weights = loadWeights(modelDirectory, config, trainable === 'all' ? 'variable' : 'constant');
     let adapter: LoraAdapter | null = null;
     if (stored !== null) adapter = new LoraAdapter(config, stored.config, stored.matrices);
     else if (lora !== undefined) adapter = LoraAdapter.create(config, lora, seed);
-    if (trainable === 'all' && adapter !== null)
-      throw new ConfigError(
-        'trainable: all takes no adapter; merge it into the model first, or set trainable: lora',
-      );
-    return new LocalPolicy(config, weights, adapter, trainable, mode, modelDirectory);
+    return new LocalPolicy(config, weights, adapter, options);
   }
 
-  /** Makes the present adapter the frozen reference of `logProbs(..., {of: 'reference'})`. */
+  /**
+   * Makes the present adapter the frozen reference of `logProbs(..., {of: 'reference'})`; without one it is the bare model.
+   * @throws ConfigError  when all weights are trained: the bare model changes then
+   */
   freezeReference(): void {
+    this.requireFrozenWeights();
     this.forget('logProbs reference');
     this.reference?.dispose();
     this.reference = this.adapter?.clone() ?? null;
@@ -118,20 +112,23 @@ export class LocalPolicy implements Policy {
     for (const fn of this.functions.values()) fn.dispose();
     this.functions.clear();
     this.sampler?.dispose();
-    tf.dispose([...(this.merged?.matrices ?? []), ...(this.trained.pending ?? [])]);
-    tf.dispose([
-      ...(this.trained.first ?? []),
-      ...(this.trained.second ?? []),
-      ...weightTensors(this.weights),
-    ]);
+    this.optimiser.dispose();
+    tf.dispose([...(this.merged?.matrices ?? []), ...weightTensors(this.weights)]);
     this.adapter?.dispose();
     this.reference?.dispose();
+  }
+
+  private requireFrozenWeights(): void {
+    if (this.options.trainable === 'all')
+      throw new ConfigError(
+        'trainable: all has no reference: its weights change; use lora, or a loss with beta 0',
+      );
   }
 
   private compiled(key: string, name: string, fn: (...args: Tensor[]) => Tensor[]): CompiledFunction {
     let compiledFunction = this.functions.get(key);
     if (compiledFunction === undefined) {
-      compiledFunction = compile(name, fn, { mode: this.mode });
+      compiledFunction = compile(name, fn, { mode: this.options.mode });
       this.functions.set(key, compiledFunction);
     }
     return compiledFunction;
@@ -181,8 +178,8 @@ export class LocalPolicy implements Policy {
 
   async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]> {
     const network = this.decodingNetwork();
-    this.sampler ??= new Sampler(network, this.padId, this.mode);
-    return this.sampler.sample(prompts, options, this.config.eosTokenIds);
+    this.sampler ??= new Sampler(network, this.padId, this.options.mode);
+    return this.sampler.sample(prompts, options, this.stopTokenIds);
   }
 
   // ---- logProbs ----
@@ -191,6 +188,8 @@ export class LocalPolicy implements Policy {
     sequences: readonly Sequence[],
     { of = 'policy', temperature = 1 }: { of?: 'policy' | 'reference'; temperature?: number } = {},
   ): Promise<Float32Array[]> {
+    requireTemperature(temperature);
+    if (of === 'reference') this.requireFrozenWeights();
     const adapter = of === 'policy' ? this.adapter : this.reference;
     const pass = this.compiled(
       `logProbs ${of} ${temperature}`,
@@ -219,9 +218,8 @@ export class LocalPolicy implements Policy {
         })),
         this.padId,
       );
-      const [output] = pass(prompts.ids, prompts.mask, prompts.positions, own.ids, own.positions);
-      const values = output.dataSync() as Float32Array;
-      tf.dispose([output, prompts.ids, prompts.mask, prompts.positions, own.ids, own.positions]);
+      const inputs = [prompts.ids, prompts.mask, prompts.positions, own.ids, own.positions];
+      const [values] = readAll(pass, inputs);
       rows.forEach(
         (i, row) => (results[i] = rowValues(values, own.width, row, sequences[i].completionIds.length)),
       );
@@ -237,27 +235,21 @@ export class LocalPolicy implements Policy {
     loss: Loss,
     { temperature = 1 }: { temperature?: number } = {},
   ): Promise<ForwardBackwardResult> {
-    if (this.trained.variables.length === 0)
+    requireTemperature(temperature);
+    if (this.optimiser.variables.length === 0)
       throw new ConfigError(
         'this policy has nothing to train: give lora or an adapter, or set trainable: all',
       );
     const packed = packBatch(batch, this.padId, this.adapter?.config.lora_dropout ?? 0);
-    const { flags, metricNames, inputs } = packed;
+    const { flags, inputs } = packed;
     const key = `forwardBackward ${JSON.stringify(loss)} ${temperature} ${JSON.stringify(flags)}`;
-    const names: string[] = metricNames(loss);
+    const names = lossMetricNames(loss, flags.reference);
     const step = this.compiled(key, 'forwardBackward', (...args) =>
       this.trainStep(args, loss, temperature, flags, names),
     );
-    const outputs = step(...inputs);
-    tf.dispose(inputs);
-    const [summary, logProbs, entropies, ...grads] = outputs;
-    const numbers = summary.dataSync();
-    const [logProbValues, entropyValues] = [
-      logProbs.dataSync() as Float32Array,
-      entropies.dataSync() as Float32Array,
-    ];
-    tf.dispose([summary, logProbs, entropies]);
-    this.accumulate(grads);
+    const gradients: Tensor[] = [];
+    const [numbers, logProbValues, entropyValues] = readAll(step, inputs, 3, gradients);
+    this.optimiser.accumulate(gradients);
     await breathe();
     return {
       loss: numbers[0],
@@ -298,80 +290,21 @@ export class LocalPolicy implements Policy {
       const summary = tf.stack([value.loss, ...names.map((name) => value.metrics[name])]);
       kept = [summary, logProbs, entropies].map((tensor) => tf.keep(tensor));
       return value.loss.asScalar();
-    }, this.trained.variables);
-    return [...kept, ...this.trained.variables.map((variable) => grads[variable.name])];
-  }
-
-  private accumulate(grads: Tensor[]): void {
-    const { pending } = this.trained;
-    if (pending === null) {
-      this.trained.pending = grads;
-      return;
-    }
-    this.trained.pending = pending.map((sum, i) => tf.add(sum, grads[i]));
-    tf.dispose([...pending, ...grads]);
+    }, this.optimiser.variables as Variable[]);
+    return [...kept, ...this.optimiser.variables.map((variable) => grads[variable.name])];
   }
 
   /** The pending gradient by name, e.g. `layers.0.self_attn.q_proj.lora_A` [in, r]; for tests and inspection. */
   pendingGradients(): Map<string, { shape: number[]; values: Float32Array }> {
-    const { names, pending } = this.trained;
-    return new Map(
-      (pending ?? []).map((grad, i) => [
-        names[i],
-        { shape: grad.shape, values: grad.dataSync() as Float32Array },
-      ]),
-    );
+    return this.optimiser.gradients();
   }
 
   // ---- optimStep ----
 
   async optimStep(options: OptimStepOptions): Promise<OptimStepResult> {
-    const { learningRate, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, clipNorm = 0 } = options;
-    const { pending, variables } = this.trained;
-    if (pending === null)
-      throw new ConfigError('there is no gradient: call forwardBackward before optimStep');
-    this.trained.pending = null;
-    const [norm] = this.compiled('norm', 'gradientNorm', (...grads) => [globalNorm(grads)])(...pending);
-    const gradNorm = norm.dataSync()[0];
-    norm.dispose();
-    if (!Number.isFinite(gradNorm)) {
-      tf.dispose(pending);
-      return { gradNorm, skipped: true };
-    }
-    this.trained.first ??= variables.map((variable) => tf.fill(variable.shape, 0));
-    this.trained.second ??= variables.map((variable) => tf.fill(variable.shape, 0));
-    this.trained.steps++;
-    const [correction1, correction2] = biasCorrections(this.trained.steps, betas);
-    const clip = clipNorm === 0 ? 1 : Math.min(1, clipNorm / (gradNorm + 1e-6));
-    const scalars = tf.tensor1d([learningRate, correction1, correction2, clip]);
-    const n = variables.length;
-    const update = this.compiled(
-      `adamw ${JSON.stringify({ betas, eps, weightDecay })}`,
-      'adamw',
-      (numbers, ...lists) => {
-        const [rate, c1, c2, coefficient] = tf.unstack(numbers);
-        const part = (k: number): Tensor[] => lists.slice(k * n, (k + 1) * n);
-        const stepScalars = {
-          learningRate: rate,
-          correction1: c1,
-          correction2: c2,
-          clipCoefficient: coefficient,
-        };
-        const result = adamwUpdate(part(0), part(1), part(2), part(3), stepScalars, {
-          betas,
-          eps,
-          weightDecay,
-        });
-        return [...result.params, ...result.first, ...result.second];
-      },
-    );
-    const outputs = update(scalars, ...variables, ...pending, ...this.trained.first, ...this.trained.second);
-    variables.forEach((variable, i) => variable.assign(outputs[i] as never));
-    tf.dispose([scalars, ...pending, ...this.trained.first, ...this.trained.second, ...outputs.slice(0, n)]);
-    this.trained.first = outputs.slice(n, 2 * n);
-    this.trained.second = outputs.slice(2 * n);
-    if (this.merged !== null) this.merged.stale = true;
-    return { gradNorm, skipped: false };
+    const result = this.optimiser.step(options);
+    if (this.merged !== null && !result.skipped) this.merged.stale = true;
+    return result;
   }
 
   // ---- save, load ----
@@ -388,7 +321,7 @@ export class LocalPolicy implements Policy {
 
   /** Writes a Hugging Face directory with the adapter merged in; configuration and tokenizer are copied. */
   async saveMerged(directory: string, dtype: 'F32' | 'BF16' | 'F16' = 'F32'): Promise<void> {
-    const source = this.modelDirectory;
+    const source = this.options.modelDirectory;
     if (source !== undefined && path.resolve(source) === path.resolve(directory))
       throw new CheckpointError(
         `${directory}: refusing to overwrite the model that was loaded from here; name another directory`,
@@ -413,6 +346,28 @@ export class LocalPolicy implements Policy {
     if (this.adapter === null) throw new ConfigError('load needs a policy with an adapter');
     this.adapter.assign(readAdapter(directory, this.config));
     if (this.merged !== null) this.merged.stale = true;
+  }
+}
+
+function requireTemperature(temperature: number): void {
+  if (!(temperature > 0))
+    throw new ConfigError(`temperature is ${temperature}; log-probabilities need one above 0`);
+}
+
+/**
+ * Calls a compiled function, reads its first outputs and moves the others to `rest`; frees the inputs and what was read,
+ * also when something fails.
+ */
+function readAll(fn: CompiledFunction, inputs: Tensor[], count = 1, rest: Tensor[] = []): Float32Array[] {
+  let outputs: Tensor[] = [];
+  try {
+    outputs = fn(...inputs);
+    const values = outputs.slice(0, count).map((tensor) => tensor.dataSync() as Float32Array);
+    rest.push(...outputs.slice(count));
+    outputs = outputs.slice(0, count);
+    return values;
+  } finally {
+    tf.dispose([...inputs, ...outputs]);
   }
 }
 

@@ -1,6 +1,6 @@
 /** Training batches and log-probability passes as tensors of a few fixed shapes. */
 import { dropoutKeys } from '../model/dropout';
-import type { Loss } from '../optim/losses';
+import { ShapeError } from '../runtime/errors';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import { packCompletions, packPrompts, packValues, rowValues } from './batch';
@@ -16,16 +16,35 @@ export interface BatchFlags {
   dropout: number;
 }
 
-function grpoMetrics(loss: Loss, reference: boolean): string[] {
-  if (loss.kind !== 'grpo') return [];
-  const clip =
-    loss.type === 'cispo' ? ['clip_fraction'] : ['clip_fraction', 'clip_fraction_low', 'clip_fraction_high'];
-  return ['policy_loss', ...clip, ...(reference ? ['kl_loss', 'kl_per_token', 'kl_per_completion'] : [])];
+/** Whether the items have a field. @throws ShapeError  when only some of them have it */
+function allOrNone<K extends string>(key: K, items: readonly { [key in K]?: unknown }[]): boolean {
+  const given = items.filter((item) => item[key] !== undefined).length;
+  if (given > 0 && given < items.length)
+    throw new ShapeError(`${key} is given for ${given} of ${items.length}; give it for all or for none`);
+  return given > 0;
+}
+
+/** Per-token values of a row, none where they are not given. @throws ShapeError  when there is not one a token */
+function checkedLength(values: ArrayLike<number> | undefined, row: TrainingRow): ArrayLike<number> {
+  if (values === undefined) return [];
+  if (values.length !== row.tokenIds.length)
+    throw new ShapeError(
+      `a row has ${row.tokenIds.length} tokens and ${values.length} values for them; expected as many`,
+    );
+  return values;
 }
 
 /** A micro-batch as tensors; groups are filled up to equal size with rows that do not count. */
 export function packBatch(batch: MicroBatch, padId: number, dropoutRate: number) {
   const { groups } = batch;
+  const everyRow = groups.flatMap((group) => group.rows);
+  const flags: BatchFlags = {
+    old: allOrNone('oldLogProbs', everyRow),
+    reference: allOrNone('referenceLogProbs', everyRow),
+    dropout: allOrNone('dropoutKey', groups) ? dropoutRate : 0,
+  };
+  allOrNone('advantage', everyRow);
+  allOrNone('weights', everyRow);
   const size = Math.max(...groups.map((group) => group.rows.length));
   const filler = { tokenIds: [padId], mask: [0] };
   const rows = groups.flatMap(({ rows: own, promptIds }) =>
@@ -41,15 +60,9 @@ export function packBatch(batch: MicroBatch, padId: number, dropoutRate: number)
   );
   const values = (pick: (row: TrainingRow) => ArrayLike<number> | undefined): Tensor =>
     packValues(
-      rows.map(({ row }) => pick(row) ?? []),
+      rows.map(({ row }) => checkedLength(pick(row), row)),
       own.width,
     );
-  const everyRow = groups.flatMap((group) => group.rows);
-  const flags: BatchFlags = {
-    old: everyRow.some((row) => row.oldLogProbs !== undefined),
-    reference: everyRow.some((row) => row.referenceLogProbs !== undefined),
-    dropout: groups.every((group) => group.dropoutKey !== undefined) ? dropoutRate : 0,
-  };
   const inputs = [prompts.ids, prompts.mask, prompts.positions, own.ids, own.positions];
   inputs.push(values((row) => row.mask ?? new Float32Array(row.tokenIds.length).fill(1)));
   inputs.push(values((row) => row.weights));
@@ -63,7 +76,7 @@ export function packBatch(batch: MicroBatch, padId: number, dropoutRate: number)
     groups.map((group, g) =>
       group.rows.map((row, r) => rowValues(all, own.width, g * size + r, row.tokenIds.length)),
     );
-  return { flags, inputs, unpack, metricNames: (loss: Loss) => grpoMetrics(loss, flags.reference) };
+  return { flags, inputs, unpack };
 }
 
 /** Keys of the tokens in the order of the shared layout: all prompts, then all completions. */

@@ -1,13 +1,14 @@
 /** Batched sampling with a key-value cache; the prompt of a group is computed once. */
 import { ConfigError } from '../runtime/errors';
-import { compile } from '../runtime/compile';
+import { compile, defaultMode } from '../runtime/compile';
 import type { CompiledFunction, ExecutionMode } from '../runtime/compile';
 import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
-import { writeRows } from '../model/ops';
+import type { ModelConfig } from '../model/config';
+import { writeRows, writeRowsCopy } from '../model/ops';
 import { forwardDecode, forwardPrompts } from '../model/qwen3';
-import type { KeyValues, Network } from '../model/qwen3';
+import type { KeyValues, Network, PromptBatch } from '../model/qwen3';
 import { breathe, bucket, packPrompts } from './batch';
 import type { Completion, Prompt, RolloutGroup, SampleOptions } from './policy';
 import { sampleTokens } from './sampling';
@@ -95,12 +96,13 @@ export class Sampler {
   ): CompiledFunction {
     const pairs = (list: Tensor[]): KeyValues[] =>
       Array.from({ length: list.length / 2 }, (_, i) => ({ keys: list[2 * i], values: list[2 * i + 1] }));
+    const write = (this.mode ?? defaultMode()) === 'xla' ? writeRowsCopy : writeRows;
     return compile(
       'decode',
       (ids, positions, step, uniforms, bias, promptMask, ...caches) => {
         const half = caches.length / 2;
         const cache = { promptMask, prompt: pairs(caches.slice(0, half)), own: pairs(caches.slice(half)) };
-        const { hidden, own } = forwardDecode(this.network, ids, positions, step, cache, writeRows);
+        const { hidden, own } = forwardDecode(this.network, ids, positions, step, cache, write);
         const drawn = draw(this.logits(hidden), uniforms, bias);
         return [...drawn, ...own.flatMap(({ keys, values }) => [keys, values])];
       },
@@ -143,75 +145,121 @@ export class Sampler {
     stops: ReadonlySet<number>,
     report: (share: number) => void,
   ): Promise<RolloutGroup[]> {
-    const { config } = this.network;
-    const { groupSize: group, maxNewTokens, minNewTokens = 0 } = options;
-    const rows = prompts.length * group;
-    const { prefill, decode } = this.stepsFor(options);
-    const draws = prompts.flatMap((prompt) =>
-      Array.from(
-        { length: group },
-        (_, g) => new Random(options.seed, options.stream ?? 'sample', prompt.id, prompt.visit ?? 0, g),
-      ),
-    );
-    const recorder = new Recorder(rows, maxNewTokens, stops);
-    const packed = packPrompts(
-      prompts.map((prompt) => prompt.tokenIds),
+    const { groupSize: group, maxNewTokens } = options;
+    const recorder = new Recorder(prompts.length * group, maxNewTokens, stops);
+    const decoding = new Decoding(
+      this.stepsFor(options),
+      this.network.config,
+      prompts,
+      options,
+      stops,
       this.padId,
     );
-    const banned = Float32Array.from({ length: config.vocabSize }, (_, id) =>
-      stops.has(id) ? -Infinity : 0,
-    );
-    const biases = { open: tf.zeros([config.vocabSize]) as Tensor, noStop: tf.tensor1d(banned) as Tensor };
-    const biasAt = (position: number): Tensor => (position < minNewTokens ? biases.noStop : biases.open);
-    const uniformsAt = (position: number): Tensor =>
-      tf.tensor1d(Float32Array.from(draws, (random) => random.at(position)));
-    let live: Tensor[] = []; // caches of the prompts, then of the completions, then the tokens drawn last
     try {
-      const first = uniformsAt(0);
-      const [firstIds, firstNumbers, ...prompt] = prefill(
-        packed.ids,
-        packed.mask,
-        packed.positions,
-        first,
-        biasAt(0),
-      );
-      first.dispose();
-      const length = bucket(maxNewTokens);
-      const own = prompt.map(
-        () => tf.fill([rows * config.numKeyValueHeads * length, config.headDim], 0) as Tensor,
-      );
-      live = [...prompt, ...own, firstIds];
-      recorder.add(firstIds, firstNumbers);
+      decoding.prefill(recorder);
       for (let position = 1; position < maxNewTokens && !recorder.finished; position++) {
         if (options.signal?.aborted) throw options.signal.reason;
-        const places = prompts.flatMap(({ tokenIds }) =>
-          new Array<number>(group).fill(tokenIds.length + position - 1),
-        );
-        const inputs = [tf.tensor1d(places), tf.tensor1d([position - 1], 'int32'), uniformsAt(position)];
-        const caches = live.slice(0, -1);
-        const [ids, numbers, ...updated] = decode(
-          live[live.length - 1],
-          ...inputs,
-          biasAt(position),
-          packed.mask,
-          ...caches,
-        );
-        tf.dispose([...inputs, ...live.slice(prompt.length)]);
-        live = [...prompt, ...updated, ids];
-        recorder.add(ids, numbers);
+        decoding.step(position, recorder);
         if (position % 8 === 0) {
           report(position / maxNewTokens);
           await breathe();
         }
       }
     } finally {
-      tf.dispose([packed.ids, packed.mask, packed.positions, biases.open, biases.noStop, ...live]);
+      decoding.dispose();
     }
     report(1);
     return prompts.map((prompt, p) => ({
       prompt,
       completions: Array.from({ length: group }, (_, g) => recorder.completion(p * group + g)),
     }));
+  }
+}
+
+/** One batch being decoded: its packed prompts, its caches, and the tokens drawn last. Owns its tensors. */
+class Decoding {
+  private readonly packed: PromptBatch;
+  private readonly draws: Random[];
+  private readonly open: Tensor;
+  private readonly withoutStops: Tensor;
+  private promptCache: Tensor[] = [];
+  private own: Tensor[] = [];
+  private ids: Tensor[] = [];
+
+  constructor(
+    private readonly steps: Steps,
+    private readonly config: ModelConfig,
+    private readonly prompts: readonly Prompt[],
+    private readonly options: SampleOptions,
+    stops: ReadonlySet<number>,
+    padId: number,
+  ) {
+    const { seed, stream = 'sample', groupSize } = options;
+    this.draws = prompts.flatMap(({ id, visit = 0 }) =>
+      Array.from({ length: groupSize }, (_, g) => new Random(seed, stream, id, visit, g)),
+    );
+    this.packed = packPrompts(
+      prompts.map((prompt) => prompt.tokenIds),
+      padId,
+    );
+    const banned = Float32Array.from({ length: config.vocabSize }, (_, id) =>
+      stops.has(id) ? -Infinity : 0,
+    );
+    this.open = tf.fill([config.vocabSize], 0);
+    this.withoutStops = tf.tensor1d(banned);
+  }
+
+  private uniforms(position: number): Tensor {
+    return tf.tensor1d(Float32Array.from(this.draws, (random) => random.at(position)));
+  }
+
+  private bias(position: number): Tensor {
+    return position < (this.options.minNewTokens ?? 0) ? this.withoutStops : this.open;
+  }
+
+  /** Reads the prompts and draws the first token of every row. */
+  prefill(recorder: Recorder): void {
+    const { ids, mask, positions } = this.packed;
+    const uniforms = this.uniforms(0);
+    const [first, numbers, ...cache] = callAndFree(this.steps.prefill, [uniforms], () => [
+      ...[ids, mask, positions, uniforms, this.bias(0)],
+    ]);
+    this.promptCache = cache;
+    this.ids = [first];
+    const rows = this.draws.length * this.config.numKeyValueHeads * bucket(this.options.maxNewTokens);
+    this.own = cache.map(() => tf.fill([rows, this.config.headDim], 0));
+    recorder.add(first, numbers);
+  }
+
+  /** Draws the token at a position of the completions, from the one before. */
+  step(position: number, recorder: Recorder): void {
+    const places = this.prompts.flatMap(({ tokenIds }) =>
+      new Array<number>(this.options.groupSize).fill(tokenIds.length + position - 1),
+    );
+    const inputs = [tf.tensor1d(places), tf.tensor1d([position - 1], 'int32'), this.uniforms(position)];
+    const [next, numbers, ...updated] = callAndFree(this.steps.decode, inputs, () => [
+      ...[...this.ids, ...inputs, this.bias(position), this.packed.mask],
+      ...[...this.promptCache, ...this.own],
+    ]);
+    tf.dispose([...this.ids, ...this.own]);
+    this.ids = [next];
+    this.own = updated;
+    recorder.add(next, numbers);
+  }
+
+  dispose(): void {
+    const { ids, mask, positions } = this.packed;
+    tf.dispose([ids, mask, positions, this.open, this.withoutStops]);
+    tf.dispose([...this.promptCache, ...this.own, ...this.ids]);
+  }
+}
+
+/** Calls a compiled step and frees the inputs that were made for it, also when it fails. */
+function callAndFree(fn: CompiledFunction, made: Tensor[], args: () => Tensor[]): Tensor[] {
+  try {
+    return fn(...args());
+  } finally {
+    tf.dispose(made);
   }
 }
 

@@ -24,7 +24,8 @@ describe.each(['tied-f32', 'untied-f32'])('training all weights of %s', (name) =
   it('gives gradients that agree with finite differences for every weight, embeddings too', async () => {
     const policy = LocalPolicy.load({ modelDirectory: goldenPath('tiny-qwen3', name), trainable: 'all' });
     open.push(policy);
-    const loss = async (): Promise<number> => (await policy.forwardBackward(batch, { kind: 'cross_entropy' })).loss;
+    const loss = async (): Promise<number> =>
+      (await policy.forwardBackward(batch, { kind: 'cross_entropy' })).loss;
     await loss();
     const gradients = [...policy.pendingGradients().values()];
     const variables = weightTensors(policy.weights) as Variable[];
@@ -35,7 +36,12 @@ describe.each(['tied-f32', 'untied-f32'])('training all weights of %s', (name) =
       const direction = original.map(() => random.normal() / Math.sqrt(original.length));
       const size = 0.02 * Math.sqrt(original.reduce((a, b) => a + b * b, 0));
       const at = async (sign: number): Promise<number> => {
-        variable.assign(tf.tensor(original.map((w, k) => w + sign * size * direction[k]), variable.shape) as never);
+        variable.assign(
+          tf.tensor(
+            original.map((w, k) => w + sign * size * direction[k]),
+            variable.shape,
+          ) as never,
+        );
         return loss();
       };
       const numeric = ((await at(1)) - (await at(-1))) / (2 * size);

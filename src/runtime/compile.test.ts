@@ -78,6 +78,18 @@ describe('compile', () => {
     expect(() => raw(tf.ones([2, 3]))).toThrow(/raw: GatherV2: /);
   });
 
+  it.each(modes)('leaves an argument that the function returns to the caller (%s)', (mode) => {
+    const same = compile('same', (x) => [x, tf.add(x, 1)], { mode });
+    const x = tf.tensor1d([1, 2]);
+    for (let call = 0; call < 2; call++) {
+      const [a, b] = same(x);
+      expect([...a.dataSync(), ...b.dataSync()]).toEqual([1, 2, 2, 3]);
+      tf.dispose([a, b]);
+      expect(x.isDisposed).toBe(false);
+    }
+    x.dispose();
+  });
+
   it('frees the least recently used signature above the limit', () => {
     const fn = compile('lru', (x) => [tf.neg(x)], { mode: 'graph', maxSignatures: 2 });
     for (const n of [1, 2, 3, 1, 3]) {

@@ -222,7 +222,8 @@ function traceFunction(name: string, fn: TensorFunction, args: readonly Tensor[]
     const inputs = args.map((arg) => current.placeholder(arg));
     const results = tf.tidy(() => fn(...args));
     const outputs = results.map((result) => current.ref(result));
-    tf.dispose(results);
+    // A result may be an argument or a captured tensor: those are the caller's.
+    tf.dispose(results.filter((result) => !args.includes(result) && !current.captured.includes(result)));
     const uniqueName = `${name}_${functionCount++}`;
     binding.graphFunction(current.graph, uniqueName, [...inputs, ...current.capturedRefs], outputs, xla);
     finished = true;
@@ -259,7 +260,8 @@ export function compile(
 ): CompiledFunction {
   const signatures = new Map<string, Signature>();
   const run = (...args: Tensor[]): Tensor[] => {
-    if (mode === 'eager') return tf.tidy(() => fn(...args));
+    if (mode === 'eager')
+      return tf.tidy(() => fn(...args).map((result) => (args.includes(result) ? result.clone() : result)));
     const key = args.map((arg) => `${arg.dtype} ${arg.shape.join()}`).join(' | ');
     let signature = signatures.get(key);
     if (signature === undefined) {
