@@ -7,17 +7,19 @@ import { ConfigError, messageOf } from '../runtime/errors';
 import { parseStrict } from '../runtime/strict';
 import { LORA_TARGETS } from '../model/peft';
 import type { AdapterConfig } from '../model/peft';
+
 import type { GrpoSettings } from './grpo';
 import type { SftSettings } from './sft';
 
 const share = z.number().min(0).max(1);
+const belowOne = z.number().min(0).lt(1);
 const positive = z.number().positive();
 const natural = z.int().positive();
 
 const loraSchema = z.strictObject({
   r: natural.default(16).describe('rank'),
   alpha: positive.default(16).describe('scale is alpha / r'),
-  dropout: share.default(0.1).describe("on the adapter's input, in SFT only"),
+  dropout: belowOne.default(0.1).describe("on the adapter's input, in SFT only"),
   target_modules: z
     .array(z.enum(LORA_TARGETS))
     .min(1)
@@ -34,8 +36,8 @@ const trainingSchema = z.strictObject({
   warmup_ratio: share.default(0.03).describe('share of the steps'),
   weight_decay: z.number().min(0).default(0.01),
   max_grad_norm: z.number().min(0).default(1).describe('global norm; 0 does not clip'),
-  adam_beta1: share.default(0.9),
-  adam_beta2: share.default(0.999),
+  adam_beta1: belowOne.default(0.9),
+  adam_beta2: belowOne.default(0.999),
   adam_epsilon: positive.default(1e-8),
   max_length: natural.default(512).describe('tokens of prompt and reply'),
   eval_steps: z.int().min(0).default(50).describe('optimiser steps between evaluations; 0: only at the ends'),
@@ -77,7 +79,7 @@ export const experimentSchema = z
     output_dir: z.string().default('runs/experiment'),
     seed: z.int().min(0).default(42),
     reward: z.string().default('heuristic').describe('heuristic, or a YAML file'),
-    lora: loraSchema.default(loraSchema.parse({})),
+    lora: loraSchema.optional().describe('a fresh adapter; with checkpoint_path, that of the checkpoint'),
     training: trainingSchema.default(trainingSchema.parse({})),
     grpo: grpoSchema.optional(),
   })
@@ -88,11 +90,29 @@ export const experimentSchema = z
         path: ['grpo'],
         message: 'belongs to method: grpo; remove it, or change the method',
       });
+    if (config.grpo !== undefined && config.grpo.min_new_tokens > config.grpo.max_new_tokens)
+      context.addIssue({
+        code: 'custom',
+        path: ['grpo', 'min_new_tokens'],
+        message: `is ${config.grpo.min_new_tokens}, above max_new_tokens (${config.grpo.max_new_tokens}); lower it`,
+      });
   });
 
 export type Experiment = z.output<typeof experimentSchema>;
 
+type LoraTarget = (typeof LORA_TARGETS)[number];
 type Tree = Record<string, unknown>;
+
+/** Where the study's GRPO differs from its SFT, whose values are the schema's defaults. */
+const grpoTraining: Tree = {
+  training: {
+    epochs: 3,
+    batch_size: 2,
+    gradient_accumulation_steps: 8,
+    learning_rate: 1e-5,
+    warmup_ratio: 0.05,
+  },
+};
 
 const isTree = (value: unknown): value is Tree =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -127,12 +147,27 @@ function readTree(file: string, seen: readonly string[] = []): Tree {
   return merge(readTree(path.join(path.dirname(full), base), [...seen, full]), own);
 }
 
+/**
+ * An experiment from keys and values, with the defaults of its method.
+ * @throws ConfigError  naming every bad key; an unknown one with the nearest known one
+ */
+export function parseExperiment(tree: Record<string, unknown>, where = 'experiment'): Experiment {
+  const full = tree.method === 'grpo' ? merge(grpoTraining, tree) : tree;
+  return parseStrict(experimentSchema, full, where);
+}
+
 /** `a.b=value`, the value read as YAML. */
 function assignment(text: string): Tree {
   const at = text.indexOf('=');
   if (at < 1) throw new ConfigError(`--set ${text}: expected key=value, such as training.learning_rate=1e-4`);
   const keys = text.slice(0, at).split('.');
-  return keys.reduceRight<unknown>((value, key) => ({ [key]: value }), parse(text.slice(at + 1))) as Tree;
+  let value: unknown;
+  try {
+    value = parse(text.slice(at + 1));
+  } catch (error) {
+    throw new ConfigError(`--set ${text}: the value is not YAML (${messageOf(error).split('\n')[0]})`);
+  }
+  return keys.reduceRight<unknown>((inner, key) => ({ [key]: inner }), value) as Tree;
 }
 
 /**
@@ -142,7 +177,7 @@ function assignment(text: string): Tree {
  */
 export function loadExperiment(file: string, overrides: readonly string[] = []): Experiment {
   const tree = overrides.map(assignment).reduce(merge, readTree(file));
-  return parseStrict(experimentSchema, tree, file);
+  return parseExperiment(tree, file);
 }
 
 function optimiserOf({ training }: Experiment) {
@@ -195,8 +230,24 @@ export function grpoSettings(experiment: Experiment): GrpoSettings {
   };
 }
 
+/**
+ * The experiment with the adapter of its checkpoint in place of `lora`, as it will really run.
+ * @throws ConfigError  when `lora` was given and the checkpoint's adapter is another one
+ */
+export function withCheckpoint(experiment: Experiment, checkpoint: AdapterConfig): Experiment {
+  const { r, lora_alpha: alpha, lora_dropout: dropout } = checkpoint;
+  const effective = { r, alpha, dropout, target_modules: checkpoint.target_modules as LoraTarget[] };
+  const { lora } = experiment;
+  for (const key of ['r', 'alpha', 'dropout'] as const)
+    if (lora !== undefined && lora[key] !== effective[key])
+      throw new ConfigError(
+        `lora.${key} is ${lora[key]}, but the adapter in checkpoint_path has ${effective[key]}: remove lora, or start from another checkpoint`,
+      );
+  return { ...experiment, lora: effective };
+}
+
 /** The adapter that a run starts with when it has no checkpoint_path. */
-export function adapterConfig({ lora, model }: Experiment): AdapterConfig {
+export function adapterConfig({ lora = loraSchema.parse({}), model }: Experiment): AdapterConfig {
   return {
     base_model_name_or_path: model,
     r: lora.r,

@@ -9,9 +9,17 @@
 import { groupAdvantages, hasNoSignal } from '../optim/advantages';
 import type { AdvantageScale } from '../optim/advantages';
 import type { GrpoLoss } from '../optim/losses';
-import type { ForwardBackwardResult, Policy, Prompt, RolloutGroup, TrainingGroup } from '../policy/policy';
+import type {
+  Completion,
+  ForwardBackwardResult,
+  Policy,
+  Prompt,
+  RolloutGroup,
+  TrainingGroup,
+} from '../policy/policy';
 import type { ScoreCompletions } from '../rewards/replies';
 import type { RewardResult } from '../rewards/reward';
+import { NumericError } from '../runtime/errors';
 import { evaluateWhenDue, meanOf, Stopwatch, Updater } from './loop';
 import type { LoopHooks, LoopResult, OptimiserSettings, StepRecord } from './loop';
 import { chunks, countSteps, planSteps } from './schedule';
@@ -31,6 +39,8 @@ export interface GrpoSettings extends OptimiserSettings {
   topK: number;
   maxNewTokens: number;
   minNewTokens: number;
+  /** Tokens that end a completion; default: the policy's own. */
+  stopTokenIds?: readonly number[];
   /** Temperature of the log-probabilities in the loss; TRL's is the sampling temperature. */
   lossTemperature: number;
   /** Updates on each batch of rollouts. */
@@ -102,12 +112,17 @@ export async function trainGrpo(
       results.push(...passes);
       old ??= passes.flatMap((pass) => pass.logProbs);
       update = await watch.measure('optimizer', () => updater.update(step));
+      if (update.skipped)
+        hooks.onSkipped?.(
+          step,
+          batch.map(({ id }) => id),
+        );
     }
     const last = step === totalSteps || hooks.signal?.aborted === true;
     await report({
       step,
       ...rolloutMetrics(groups, scores, rewards),
-      ...lossMetrics(results, settings),
+      ...lossMetrics(results, groups, settings),
       'train/learning_rate': update?.learningRate ?? 0,
       'train/grad_norm': update?.gradNorm ?? 0,
       'train/skipped': Number(update?.skipped ?? false),
@@ -127,6 +142,9 @@ async function scoreGroups(
   const flat = await score(
     groups.flatMap(({ prompt, completions }) => completions.map((completion) => ({ prompt, completion }))),
   );
+  const bad = flat.findIndex(({ total }) => !Number.isFinite(total));
+  if (bad >= 0)
+    throw new NumericError(`the reward of a completion is ${flat[bad].total}; expected a finite number`);
   let position = 0;
   return groups.map(({ completions }) => flat.slice(position, (position += completions.length)));
 }
@@ -150,11 +168,11 @@ function trainingGroup(
   advantages: readonly number[],
   reference: Float32Array[] | undefined,
   old: Float32Array[] | undefined,
-  { maskTruncated }: GrpoSettings,
+  settings: GrpoSettings,
 ): TrainingGroup {
-  const rows = completions.map(({ tokenIds, finishReason }, i) => ({
-    tokenIds,
-    mask: maskTruncated && finishReason === 'length' ? new Float32Array(tokenIds.length) : undefined,
+  const rows = completions.map((completion, i) => ({
+    tokenIds: completion.tokenIds,
+    mask: isCounted(completion, settings) ? undefined : new Float32Array(completion.tokenIds.length),
     advantage: advantages[i],
     oldLogProbs: old?.[i],
     referenceLogProbs: reference?.[i],
@@ -206,19 +224,30 @@ function rolloutMetrics(
   };
 }
 
-/** Sums the micro-batches' shares; entropy is a mean over tokens. Of several iterations, the last counts. */
+/** Whether a completion counts in the loss. */
+function isCounted({ finishReason }: Completion, { maskTruncated }: GrpoSettings): boolean {
+  return !(maskTruncated && finishReason === 'length');
+}
+
+/**
+ * Sums the micro-batches' shares; entropy is a mean over the tokens that count, the KL penalty over the completions that
+ * count. Of several iterations on the same rollouts, the last is reported.
+ */
 function lossMetrics(
   results: readonly ForwardBackwardResult[],
+  groups: readonly RolloutGroup[],
   settings: GrpoSettings,
 ): Record<string, number> {
   const last = results.slice(results.length - results.length / settings.numIterations);
   const sum = (name: string): number => last.reduce((total, { metrics }) => total + (metrics[name] ?? 0), 0);
-  const entropies = last.flatMap((result) => result.entropies.flat());
+  const counted = groups.flatMap(({ completions }) => completions.map((one) => isCounted(one, settings)));
+  const rows = counted.filter(Boolean).length;
+  const entropies = last.flatMap((result) => result.entropies.flat()).filter((_, row) => counted[row]);
   const tokens = entropies.reduce((total, row) => total + row.length, 0);
   const klLoss = sum('kl_loss');
   return {
     'train/policy_loss': sum('policy_loss'),
-    'train/kl_penalty': sum('kl_per_completion'),
+    'train/kl_penalty': (sum('kl_per_completion') * counted.length) / Math.max(1, rows),
     'train/kl_per_token': sum('kl_per_token'),
     'train/total_loss': sum('policy_loss') + settings.loss.beta * klLoss,
     'train/clip_fraction': sum('clip_fraction'),

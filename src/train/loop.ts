@@ -28,7 +28,9 @@ export interface LoopHooks {
   /** Measured after step 0 (before training), every `evalEvery` steps and at the end; its values join the records. */
   evaluate?: (step: number) => Promise<Record<string, number>>;
   evalEvery?: number;
-  /** Ends the run after the current step. */
+  /** Called when a step's gradient was not finite and nothing was updated. `ids` are the examples of the step. */
+  onSkipped?: (step: number, ids: readonly string[]) => void;
+  /** Ends the run after the current step, without a last evaluation. */
   signal?: AbortSignal;
 }
 
@@ -72,7 +74,7 @@ export class Updater {
     if (this.skippedInARow === maxSkipped)
       throw new NumericError(
         `the gradient was not finite at ${maxSkipped} steps in a row, the last is step ${step}: lower the learning rate, ` +
-          'or look for broken examples; the last good checkpoint is kept',
+          'or look for broken examples among those that run.log names; the weights are those of the last good step',
       );
     return { ...result, learningRate };
   }
@@ -103,6 +105,7 @@ export async function evaluateWhenDue(
   last: boolean,
 ): Promise<Record<string, number>> {
   const { evaluate, evalEvery = 0 } = hooks;
+  if (hooks.signal?.aborted) return {};
   const due = last || step === 0 || (evalEvery > 0 && step % evalEvery === 0);
   return evaluate !== undefined && due ? evaluate(step) : {};
 }

@@ -10,7 +10,7 @@ import type { LoopResult, StepRecord } from './loop';
 /** What `trainer_state.json` holds; names as in transformers where it has them. */
 export interface TrainerState {
   global_step: number;
-  log_history: StepRecord[];
+  log_history: Record<string, number | null>[];
   interrupted: boolean;
   /** Reward components that run on a substitute, by name. */
   degraded: readonly string[];
@@ -33,6 +33,13 @@ const alertRules: { key: string; below?: number; above?: number; advice: string 
   { key: 'train/reply_characters', below: 10, advice: 'replies shrink: look at samples.jsonl' },
   { key: 'train/reply_characters', above: 280, advice: 'replies grow: lower grpo.max_new_tokens' },
 ];
+
+/** A step whose gradient was not finite has values that JSON cannot hold; `train/skipped` says why they are null. */
+function finiteOrNull(record: StepRecord): Record<string, number | null> {
+  return Object.fromEntries(
+    Object.entries(record).map(([key, value]) => [key, Number.isFinite(value) ? value : null]),
+  );
+}
 
 export class RunDirectory {
   readonly alerts: string[] = [];
@@ -65,7 +72,7 @@ export class RunDirectory {
   }
 
   metrics(record: StepRecord): void {
-    appendFileSync(this.file('metrics.jsonl'), `${strictJson(record)}\n`);
+    appendFileSync(this.file('metrics.jsonl'), `${strictJson(finiteOrNull(record))}\n`);
     for (const { key, below, above, advice } of alertRules) {
       const value = record[key];
       if (value === undefined) continue;
@@ -99,7 +106,7 @@ export class RunDirectory {
     await policy.save(this.directory);
     const state: TrainerState = {
       global_step: result.steps,
-      log_history: result.history,
+      log_history: result.history.map(finiteOrNull),
       interrupted: result.interrupted,
       degraded,
       alerts: this.alerts,

@@ -56,6 +56,11 @@ export async function trainSft(
       loss += (await policy.forwardBackward(batch, { kind: 'cross_entropy' })).loss;
     }
     const { gradNorm, learningRate, skipped } = await updater.update(step);
+    if (skipped)
+      hooks.onSkipped?.(
+        step,
+        items.map(({ index }) => examples[index].id),
+      );
     const last = step === totalSteps || hooks.signal?.aborted === true;
     await report({
       step,
