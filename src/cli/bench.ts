@@ -1,6 +1,6 @@
 /** `grpolab bench`: seconds of a GRPO step, an SFT step or sampling, on random token prompts of a given shape. */
 import { LocalPolicy } from '../policy/local';
-import type { SampleOptions, TrainingGroup } from '../policy/policy';
+import type { RolloutGroup, TrainingGroup } from '../policy/policy';
 import type { GrpoLoss } from '../optim/losses';
 import { groupAdvantages } from '../optim/advantages';
 import { strictJson } from '../runtime/files';
@@ -45,37 +45,40 @@ const loss = (shape: Shape): GrpoLoss => ({
 
 const update = { learningRate: 1e-5, weightDecay: 0.01, clipNorm: 1 };
 
-/** Runs one step of what is measured and adds up its phases; completions have exactly Tc tokens. */
-async function runStep(
-  what: string,
+const totalsOf = ({ P, G, Tc }: Shape) => ({
+  totalRows: P * G,
+  totalTokens: P * G * Tc,
+  totalMicroBatches: 1,
+});
+
+/** One SFT step on P * G sequences. */
+async function sftStep(
   policy: LocalPolicy,
   shape: Shape,
-  step: number,
+  ids: (n: number) => number[],
   watch: Stopwatch,
 ): Promise<void> {
-  const random = new Random(1, 'bench', step);
-  const vocabulary = policy.config.vocabSize;
-  const ids = (n: number): number[] => Array.from({ length: n }, () => random.integer(vocabulary));
+  const groups = Array.from({ length: shape.P * shape.G }, () => ({
+    promptIds: ids(shape.Tp),
+    rows: [{ tokenIds: ids(shape.Tc) }],
+  }));
+  const batch = { groups, ...totalsOf(shape) };
+  await watch.measure('forward_backward', () => policy.forwardBackward(batch, { kind: 'cross_entropy' }));
+  await watch.measure('optimizer', () => policy.optimStep(update));
+}
+
+/** Completions of exactly Tc tokens. */
+function generate(
+  policy: LocalPolicy,
+  shape: Shape,
+  ids: (n: number) => number[],
+  step: number,
+): Promise<RolloutGroup[]> {
   const prompts = Array.from({ length: shape.P }, (_, p) => ({
     id: `${step} ${p}`,
     tokenIds: ids(shape.Tp),
   }));
-  const totals = {
-    totalRows: shape.P * shape.G,
-    totalTokens: shape.P * shape.G * shape.Tc,
-    totalMicroBatches: 1,
-  };
-  if (what === 'sft') {
-    const groups = prompts.flatMap(({ tokenIds }) =>
-      Array.from({ length: shape.G }, () => ({ promptIds: tokenIds, rows: [{ tokenIds: ids(shape.Tc) }] })),
-    );
-    await watch.measure('forward_backward', () =>
-      policy.forwardBackward({ groups, ...totals }, { kind: 'cross_entropy' }),
-    );
-    await watch.measure('optimizer', () => policy.optimStep(update));
-    return;
-  }
-  const options: SampleOptions = {
+  return policy.sample(prompts, {
     ...{
       groupSize: shape.G,
       temperature: 0.8,
@@ -85,15 +88,21 @@ async function runStep(
       seed: step,
     },
     stopTokenIds: [],
-  };
-  const rollouts = await watch.measure('generate', () => policy.sample(prompts, options));
-  if (what === 'generate') return;
+  });
+}
+
+/** Reference log-probabilities, forward and backward, and the update, on rollouts with a cheap reward. */
+async function grpoUpdate(
+  policy: LocalPolicy,
+  shape: Shape,
+  rollouts: RolloutGroup[],
+  watch: Stopwatch,
+): Promise<void> {
   const sequences = rollouts.flatMap(({ prompt, completions }) =>
     completions.map(({ tokenIds }) => ({ promptIds: prompt.tokenIds, completionIds: tokenIds })),
   );
-  const reference = await watch.measure('reference', () =>
-    policy.logProbs(sequences, { of: 'reference', temperature: 0.8 }),
-  );
+  const options = { of: 'reference', temperature: 0.8 } as const;
+  const reference = await watch.measure('reference', () => policy.logProbs(sequences, options));
   const rewards = rollouts.map(({ completions }) =>
     completions.map(({ tokenIds }) => (tokenIds[0] % 1000) / 1000),
   );
@@ -104,10 +113,27 @@ async function runStep(
       ...{ tokenIds, advantage: advantages[p][g], referenceLogProbs: reference[p * shape.G + g] },
     })),
   }));
+  const batch = { groups, ...totalsOf(shape) };
   await watch.measure('forward_backward', () =>
-    policy.forwardBackward({ groups, ...totals }, loss(shape), { temperature: 0.8 }),
+    policy.forwardBackward(batch, loss(shape), { temperature: 0.8 }),
   );
   await watch.measure('optimizer', () => policy.optimStep(update));
+}
+
+/** Runs one step of what is measured and adds up its phases. */
+async function runStep(
+  what: string,
+  policy: LocalPolicy,
+  shape: Shape,
+  step: number,
+  watch: Stopwatch,
+): Promise<void> {
+  const random = new Random(1, 'bench', step);
+  const ids = (n: number): number[] =>
+    Array.from({ length: n }, () => random.integer(policy.config.vocabSize));
+  if (what === 'sft') return sftStep(policy, shape, ids, watch);
+  const rollouts = await watch.measure('generate', () => generate(policy, shape, ids, step));
+  if (what === 'grpo') await grpoUpdate(policy, shape, rollouts, watch);
 }
 
 function summary(seconds: readonly number[]): { median_s: number; min_s: number; all_s: number[] } {
@@ -115,6 +141,40 @@ function summary(seconds: readonly number[]): { median_s: number; min_s: number;
   const middle =
     (sorted[Math.floor((sorted.length - 1) / 2)] + sorted[Math.ceil((sorted.length - 1) / 2)]) / 2;
   return { median_s: middle, min_s: sorted[0], all_s: [...seconds] };
+}
+
+/** Runs and measures `steps` steps after two that warm up. */
+async function measureSteps(
+  what: string,
+  policy: LocalPolicy,
+  shape: Shape,
+  steps: number,
+  args: Arguments,
+  io: Io,
+): Promise<Stopwatch[]> {
+  const warmup = 2;
+  const total = steps + warmup;
+  const progress = new Progress({
+    label: `bench ${what}`,
+    unit: 'steps',
+    total,
+    stream: io.stderr,
+    quiet: args.flag('quiet'),
+  });
+  const watches: Stopwatch[] = [];
+  try {
+    for (let step = 0; step < total; step++) {
+      checkInterrupt(io);
+      const watch = new Stopwatch();
+      await runStep(what, policy, shape, step, watch);
+      if (step >= warmup) watches.push(watch);
+      progress.update(step + 1);
+    }
+    progress.finish();
+    return watches;
+  } finally {
+    progress.close();
+  }
 }
 
 export async function bench(args: Arguments, io: Io): Promise<number> {
@@ -128,28 +188,7 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
   };
   const policy = LocalPolicy.load({ modelDirectory, lora });
   policy.freezeReference();
-  const warmup = 2;
-  const progress = new Progress({
-    label: `bench ${what}`,
-    unit: 'steps',
-    total: steps + warmup,
-    stream: io.stderr,
-    quiet: args.flag('quiet'),
-  });
-  const watches: Stopwatch[] = [];
-  try {
-    for (let step = 0; step < steps + warmup; step++) {
-      checkInterrupt(io);
-      const watch = new Stopwatch();
-      await runStep(what, policy, shape, step, watch);
-      if (step >= warmup) watches.push(watch);
-      progress.update(step + 1);
-    }
-    progress.finish();
-  } finally {
-    progress.close();
-    policy.dispose();
-  }
+  const watches = await measureSteps(what, policy, shape, steps, args, io).finally(() => policy.dispose());
   const phases = Object.keys(watches[0].seconds);
   const step = summary(watches.map(({ seconds }) => Object.values(seconds).reduce((a, b) => a + b, 0)));
   const result = {
@@ -161,17 +200,36 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
   };
   const output = new LineWriter(io.stdout);
-  if (args.flag('json')) await output.line(strictJson(result));
-  else {
-    await output.line(
-      `${what}, ${result.mode} on ${result.backend}: ${step.median_s.toFixed(3)} s a step (min ${step.min_s.toFixed(3)})`,
-    );
-    for (const [name, { median_s: median, min_s: min }] of Object.entries(result.phases))
-      await output.line(`  ${name.padEnd(16)} ${median.toFixed(3)} s (min ${min.toFixed(3)})`);
-    await output.line(
-      `${result.tokens_per_s.toFixed(0)} completion tokens/s, peak RSS ${(result.peak_rss_bytes / 2 ** 30).toFixed(2)} GiB`,
-    );
-  }
+  for (const line of args.flag('json') ? [strictJson(result)] : readable(result)) await output.line(line);
   await output.flush();
   return 0;
+}
+
+interface BenchResult {
+  what: string;
+  mode: string;
+  backend: string;
+  step: { median_s: number; min_s: number };
+  phases: Record<string, { median_s: number; min_s: number }>;
+  tokens_per_s: number;
+  peak_rss_bytes: number;
+}
+
+function readable({
+  what,
+  mode,
+  backend,
+  step,
+  phases,
+  tokens_per_s: rate,
+  peak_rss_bytes: peak,
+}: BenchResult): string[] {
+  return [
+    `${what}, ${mode} on ${backend}: ${step.median_s.toFixed(3)} s a step (min ${step.min_s.toFixed(3)})`,
+    ...Object.entries(phases).map(
+      ([name, { median_s: median, min_s: min }]) =>
+        `  ${name.padEnd(16)} ${median.toFixed(3)} s (min ${min.toFixed(3)})`,
+    ),
+    `${rate.toFixed(0)} completion tokens/s, peak RSS ${(peak / 2 ** 30).toFixed(2)} GiB`,
+  ];
 }

@@ -129,3 +129,81 @@ grpo: { n_generations: 3, max_new_tokens: 6 }
     expect(readFileSync(join(output, 'config.resolved.yaml'), 'utf8')).toMatch(/seed: 7/);
   });
 });
+
+describe('a run that goes wrong', () => {
+  it('skips steps without a finite gradient, names them, stops at the third and keeps the adapter', async () => {
+    const output = temporaryDirectory();
+    const broken = copyModel(model);
+    const text = sft(output).replace(model, broken).replace('max_steps: 2', 'max_steps: 6');
+    await breakWeights(broken);
+    const result = await runCli(['train', '--config', experiment(text)]);
+    expect(result.code).toBe(1);
+    expect(result.stderr).toMatch(/not finite at 3 steps in a row/);
+    expect(result.stderr).toMatch(/step 1: the gradient is not finite, the update is skipped; examples t/);
+    const metrics = parseLines<Record<string, number | null>>(
+      readFileSync(join(output, 'metrics.jsonl'), 'utf8'),
+    );
+    expect(metrics.map((row) => [row['train/loss'], row['train/skipped']])).toEqual([
+      [null, 1],
+      [null, 1],
+    ]);
+    expect(readdirSync(output)).toContain('adapter_model.safetensors');
+  });
+
+  it.each([
+    ['--set', 'reward=nosuch.yaml'],
+    ['--set', 'training.max_length=5'],
+    ['--set', 'a=['],
+    ['--adapter', 'no/such/adapter'],
+  ])('leaves an earlier run as it was when the input is bad (%s %s)', async (option, value) => {
+    const output = temporaryDirectory();
+    const config = experiment(sft(output));
+    await runCli(['train', '--config', config]);
+    const contents = (): string[][] =>
+      readdirSync(output).map((name) => [name, readFileSync(join(output, name), 'utf8')]);
+    const before = contents();
+    const result = await runCli(['train', '--config', config, option, value]);
+    expect(result.code).toBe(2);
+    expect(result.stderr.trim().split('\n').length).toBe(1);
+    expect(contents()).toEqual(before);
+  });
+
+  it('refuses a lora section that is not that of the checkpoint', async () => {
+    const [warm, output] = [temporaryDirectory(), temporaryDirectory()];
+    await runCli(['train', '--config', experiment(sft(warm))]);
+    const text = sft(output).replace('r: 4', 'r: 8');
+    const result = await runCli(['train', '--config', experiment(text), '--adapter', warm]);
+    expect(result.code).toBe(2);
+    expect(result.stderr).toMatch(/lora\.r is 8, but the adapter in checkpoint_path has 4/);
+    expect(readdirSync(output)).toEqual([]);
+  });
+});
+
+describe('the defaults of an experiment', () => {
+  it('are those of the study, by method', () => {
+    const data = { train: 'x.jsonl' };
+    const [sftRun, grpoRun] = (['sft', 'grpo'] as const).map((method) => parseExperiment({ method, data }));
+    expect(sftRun.training).toMatchObject({
+      ...{
+        learning_rate: 2e-4,
+        batch_size: 4,
+        gradient_accumulation_steps: 4,
+        epochs: 2,
+        warmup_ratio: 0.03,
+      },
+    });
+    expect(grpoRun.training).toMatchObject({
+      ...{
+        learning_rate: 1e-5,
+        batch_size: 2,
+        gradient_accumulation_steps: 8,
+        epochs: 3,
+        warmup_ratio: 0.05,
+      },
+    });
+    const settings = grpoSettings(grpoRun);
+    expect(settings).toMatchObject({ groupSize: 4, temperature: 0.8, topP: 0.9, maxNewTokens: 100 });
+    expect(settings.lossTemperature).toBe(0.8);
+    expect(settings.loss).toMatchObject({ type: 'grpo', beta: 0.1, epsilonLow: 0.2, epsilonHigh: 0.2 });
+  });
+});

@@ -134,6 +134,15 @@ function attendPrompt(config: ModelConfig, q: Tensor, { keys, values }: KeyValue
 }
 
 /**
+ * Swaps the order of two outer dimensions of what is laid out [outer, inner, kv, n, width]: from rows of completions
+ * [P*G, kv, n, width] to rows of prompts [P, kv, G*n, width] and back.
+ */
+function regroup(x: Tensor, outer: readonly [number, number, number], n: number, shape: number[]): Tensor {
+  if (x.shape.join() === shape.join()) return x;
+  return tf.reshape(tf.transpose(tf.reshape(x, [...outer, n, shape[3]]), [0, 2, 1, 3, 4]), shape);
+}
+
+/**
  * Attention of completions to their prompt and to themselves.
  * q [P*G, heads, Tq, D]; prompt [P, kv, Tp, D]; own [P*G, kv, Tk, D];
  * promptBias [P, 1, 1, 1, 1, Tp]; ownBias broadcasts to [P*G, kv, rep, Tq, Tk] -> [P*G, heads, Tq, D].
@@ -149,41 +158,18 @@ function attendCompletion(
   const [rows, heads, tq, dim] = q.shape as [number, number, number, number];
   const [prompts, kv, tp] = prompt.keys.shape as [number, number, number];
   const tk = own.keys.shape[2] as number;
-  const group = rows / prompts;
-  const rep = heads / config.numKeyValueHeads;
-  const scaled = tf.mul(tf.reshape(q, [rows, kv, rep * tq, dim]), dim ** -0.5);
+  const [group, rep] = [rows / prompts, heads / config.numKeyValueHeads];
+  const n = rep * tq; // queries of one key-value head in one row
   const byPrompt = (x: Tensor, width: number): Tensor =>
-    group === 1
-      ? x
-      : tf.reshape(tf.transpose(tf.reshape(x, [prompts, group, kv, rep * tq, width]), [0, 2, 1, 3, 4]), [
-          prompts,
-          kv,
-          group * rep * tq,
-          width,
-        ]);
+    regroup(x, [prompts, group, kv], n, [prompts, kv, group * n, width]);
   const byRow = (x: Tensor, width: number): Tensor =>
-    group === 1
-      ? x
-      : tf.reshape(tf.transpose(tf.reshape(x, [prompts, kv, group, rep * tq, width]), [0, 2, 1, 3, 4]), [
-          rows,
-          kv,
-          rep * tq,
-          width,
-        ]);
-  const toPrompt = tf.add(
-    tf.reshape(byRow(matMul(byPrompt(scaled, dim), prompt.keys, true), tp), [
-      prompts,
-      group,
-      kv,
-      rep,
-      tq,
-      tp,
-    ]),
-    promptBias,
-  );
+    regroup(x, [prompts, kv, group], n, [rows, kv, n, width]);
+  const scaled = tf.mul(tf.reshape(q, [rows, kv, n, dim]), dim ** -0.5);
+  const onKeys = byRow(matMul(byPrompt(scaled, dim), prompt.keys, true), tp);
+  const toPrompt = tf.add(tf.reshape(onKeys, [prompts, group, kv, rep, tq, tp]), promptBias);
   const toOwn = tf.add(tf.reshape(matMul(scaled, own.keys, true), [rows, kv, rep, tq, tk]), ownBias);
   const scores = tf.concat(
-    [tf.reshape(toPrompt, [rows, kv, rep * tq, tp]), tf.reshape(toOwn, [rows, kv, rep * tq, tk])],
+    [tf.reshape(toPrompt, [rows, kv, n, tp]), tf.reshape(toOwn, [rows, kv, n, tk])],
     -1,
   );
   const [onPrompt, onOwn] = tf.split(tf.softmax(scores), [tp, tk], -1);
