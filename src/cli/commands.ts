@@ -4,6 +4,7 @@
  */
 import type { OptionSpecs } from './arguments';
 import type { Command } from './command';
+import { GRPO_RATES, SHIPPED, SIZES } from './small-test-settings';
 
 /** Options that several commands share. */
 const MODEL: OptionSpecs = {
@@ -190,22 +191,38 @@ const smallTest: Command = {
   options: {
     model: {
       value: 'M',
-      default: 'data/model',
-      describe: 'directory of a Hugging Face model, or a hub id; default: the model in this repository',
+      default: SHIPPED.model,
+      describe: 'directory of a Hugging Face model, or a hub id',
     },
     data: {
       value: 'F',
-      default: 'data/world/sample.jsonl',
-      describe: 'records; the first 100 train, other tweets are held out',
+      default: SHIPPED.data,
+      describe: 'records; the first 100 train, the others are held out',
     },
     'eval-data': { value: 'F', describe: 'records whose tweets are held out, instead' },
     reward: { value: 'R', default: 'heuristic', describe: 'heuristic, or a YAML file' },
     output: { value: 'D', default: 'runs/small-test', describe: 'where everything is written' },
     seed: { value: 'N', default: '42', describe: 'of split, training and sampling' },
-    short: { describe: 'a fifth of the training; the reward is reported, not judged' },
+    'grpo-steps': {
+      value: 'N',
+      describe: `optimiser steps of GRPO (default ${SIZES.full.grpoSteps}; with --short ${SIZES.short.grpoSteps})`,
+    },
+    'learning-rate': {
+      value: 'R',
+      describe: `of GRPO (default ${GRPO_RATES.shipped} for the model in this repository, ${GRPO_RATES.other} for others)`,
+    },
+    short: {
+      describe: `SFT for ${SIZES.short.sftEpochs} epoch instead of ${SIZES.full.sftEpochs}, GRPO for ${SIZES.short.grpoSteps} steps instead of ${SIZES.full.grpoSteps}; the reward is not judged`,
+    },
     json: { describe: 'one JSON object' },
   },
-  details: ['Exits with 1 when a success criterion fails.'],
+  details: [
+    'Without other tweets after the first 100 records a fifth of the tweets is held out. Held-out tweets that training',
+    'has, by id or by text, are left out, and so are those whose prompts are too long (512 tokens or more).',
+    'The default model and data are those of this repository.',
+    'World quality is shown for the embedded world alone (no --data, no --eval-data).',
+    'Exits with 1 when a success criterion fails.',
+  ],
   run: async (args, io) => (await import('./small-test.js')).smallTest(args, io),
 };
 

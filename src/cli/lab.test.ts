@@ -1,30 +1,39 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { runCli, temporaryDirectory } from '../../test/cli';
 import { Arguments } from './arguments';
 import { lab, labCommand } from './lab';
 
+/** A project whose environment has JupyterLab and the given program as its Python. */
+function project(python: string): string {
+  const root = temporaryDirectory();
+  mkdirSync(join(root, '.venv/bin'), { recursive: true });
+  mkdirSync(join(root, '.venv/lib/python3.12/site-packages/jupyterlab'), { recursive: true });
+  writeFileSync(join(root, '.venv/bin/python'), python, { mode: 0o755 });
+  return root;
+}
+
 describe('grpolab lab', () => {
   it('shows Jupyter the kernels and the notebooks of the project, on localhost, and gives its exit code', async () => {
-    const root = temporaryDirectory();
-    const record = join(root, 'record.txt');
-    mkdirSync(join(root, '.venv/bin'), { recursive: true });
-    const script = `#!/bin/sh\nprintf '%s\\n' "$JUPYTER_PATH" "$@" > ${record}\nexit 7\n`;
-    writeFileSync(join(root, '.venv/bin/jupyter'), script, { mode: 0o755 });
+    const root = project(`#!/bin/sh\nprintf '%s\\n' "$JUPYTER_PATH" "$@" > "\${0%/*}/record.txt"\nexit 7\n`);
+    const record = join(root, '.venv/bin/record.txt');
     const io = { stdin: process.stdin, stdout: process.stdout, stderr: process.stderr };
     expect(await lab(new Arguments('lab', {}, {}, ['--port', '9']), io, root)).toBe(7);
     const [jupyterPath, ...args] = readFileSync(record, 'utf8').trimEnd().split('\n');
     expect(jupyterPath.split(':')[0]).toBe(root);
-    expect(args.slice(0, 3)).toEqual(['lab', join(root, 'notebooks'), '--ServerApp.ip=127.0.0.1']);
+    expect(args.slice(0, 4)).toEqual([
+      '-m',
+      'jupyterlab',
+      join(root, 'notebooks'),
+      '--ServerApp.ip=127.0.0.1',
+    ]);
     expect(args.slice(-2)).toEqual(['--port', '9']);
   });
 
   it('keeps the paths that were set, and runs kernels by the same node', () => {
-    const root = temporaryDirectory();
-    mkdirSync(join(root, '.venv/bin'), { recursive: true });
-    writeFileSync(join(root, '.venv/bin/jupyter'), '');
+    const root = project('');
     const { environment } = labCommand([], { JUPYTER_PATH: '/mine', PATH: '/bin' }, root);
     expect(environment.JUPYTER_PATH).toBe(`${root}:/mine`);
     expect(environment.PATH).toBe(`${join(process.execPath, '..')}:/bin`);
@@ -32,6 +41,9 @@ describe('grpolab lab', () => {
 
   it('says what to do where JupyterLab is not installed', () => {
     expect(() => labCommand([], {}, temporaryDirectory())).toThrow('Run `npm run setup`');
+    const cutOff = project('');
+    rmSync(join(cutOff, '.venv/lib/python3.12/site-packages/jupyterlab'), { recursive: true });
+    expect(() => labCommand([], {}, cutOff)).toThrow('Run `npm run setup`');
   });
 
   it('explains itself instead of Jupyter', async () => {

@@ -1,6 +1,6 @@
 /** `grpolab lab`: JupyterLab on the notebooks, with the kernel in `kernels/`. */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { ConfigError } from '../runtime/errors';
 import { packageRoot } from '../runtime/machine';
@@ -13,8 +13,16 @@ export interface LabCommand {
   environment: NodeJS.ProcessEnv;
 }
 
+/** Whether set-up has put JupyterLab into the environment whose `python` is given. */
+function hasJupyterLab(python: string): boolean {
+  const lib = path.resolve(path.dirname(python), '../lib');
+  if (!existsSync(python) || !existsSync(lib)) return false;
+  return readdirSync(lib).some((version) => existsSync(path.join(lib, version, 'site-packages/jupyterlab')));
+}
+
 /**
- * What to start. Jupyter looks for `kernels/NAME/kernel.json` in every directory of JUPYTER_PATH, so the project's own
+ * What to start: JupyterLab as a module, because the scripts in `.venv/bin` name the directory in which the environment
+ * was made, and a checkout may have been moved since. Jupyter looks for `kernels/NAME/kernel.json` in every directory of JUPYTER_PATH, so the project's own
  * is put first; `node` of the kernelspec is the one that runs this.
  *
  * @throws ConfigError  when set-up has not installed JupyterLab
@@ -24,15 +32,15 @@ export function labCommand(
   environment: NodeJS.ProcessEnv,
   root: string = packageRoot,
 ): LabCommand {
-  const program = path.join(root, '.venv', 'bin', 'jupyter');
-  if (!existsSync(program)) throw new ConfigError('JupyterLab is not installed. Run `npm run setup`.');
+  const program = path.join(root, '.venv', 'bin', 'python');
+  if (!hasJupyterLab(program)) throw new ConfigError('JupyterLab is not installed. Run `npm run setup`.');
   const join = (...parts: (string | undefined)[]): string =>
     parts.filter((part) => part !== undefined && part !== '').join(path.delimiter);
   // Jupyter refuses to run as root unless told to; it listens on this machine only.
   const asRoot = process.getuid?.() === 0 ? ['--allow-root'] : [];
   return {
     program,
-    args: ['lab', path.join(root, 'notebooks'), '--ServerApp.ip=127.0.0.1', ...asRoot, ...extra],
+    args: ['-m', 'jupyterlab', path.join(root, 'notebooks'), '--ServerApp.ip=127.0.0.1', ...asRoot, ...extra],
     environment: {
       ...environment,
       JUPYTER_PATH: join(root, environment.JUPYTER_PATH),

@@ -55,7 +55,9 @@ export async function evaluateReplies(
   const pairs = groups.flatMap(({ prompt, completions }) =>
     completions.map((completion) => ({ prompt, completion })),
   );
+  options.signal?.throwIfAborted();
   const scores = await replyScorer(prompts, tokenizer, reward)(pairs);
+  options.signal?.throwIfAborted();
   const rows = groups.map(({ completions }, p) => {
     const replies = completions.map((completion) => replyText(completion, tokenizer));
     const own = scores.slice(p * generations, (p + 1) * generations);
