@@ -1,9 +1,12 @@
 // The whole set-up, idempotent: npm packages, .venv with TensorFlow and JupyterLab, the native binding, the build.
-// No dependencies. `node scripts/setup.mjs [--quiet]`; a step whose inputs did not change takes no time.
-import { execFileSync, spawnSync } from 'node:child_process';
+// No dependencies. A step whose inputs did not change takes no time; one that was cut off starts over the next time.
+import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
@@ -25,26 +28,77 @@ function hashOf(...parts) {
 
 const contents = (...files) => files.map((file) => fs.readFileSync(file));
 
+/** Shows `text` while `work` runs: one line whose seconds count on a terminal, one line at the start elsewhere. */
+async function showing(text, work) {
+  if (!process.stderr.isTTY) {
+    say(text);
+    return work();
+  }
+  const begin = Date.now();
+  const draw = () => {
+    const seconds = Math.round((Date.now() - begin) / 1000);
+    const line = `setup: ${text}${seconds > 0 ? ` ${seconds} s` : ''}`;
+    process.stderr.write(`\r${line.slice(0, (process.stderr.columns || 80) - 1)}\x1b[K`);
+  };
+  draw();
+  const ticker = setInterval(draw, 1000);
+  try {
+    return await work();
+  } finally {
+    clearInterval(ticker);
+    process.stderr.write('\r\x1b[K');
+  }
+}
+
 /** Runs `make` unless the stamp file already holds `key`; the stamp is written only when `make` succeeded. */
-function step(title, stamp, key, make) {
+async function step(title, stamp, key, make) {
   if (fs.existsSync(stamp) && fs.readFileSync(stamp, 'utf8') === key) return;
   const begin = Date.now();
-  say(`${title} ...`);
-  fs.rmSync(stamp, { force: true });
-  make();
-  fs.mkdirSync(path.dirname(stamp), { recursive: true });
-  fs.writeFileSync(stamp, key);
+  await showing(`${title} ...`, async () => {
+    fs.rmSync(stamp, { force: true });
+    await make();
+    fs.mkdirSync(path.dirname(stamp), { recursive: true });
+    fs.writeFileSync(stamp, key);
+  });
   say(`${title}: ${((Date.now() - begin) / 1000).toFixed(0)} s`);
 }
 
-function run(command, args, remedy, options = {}) {
-  const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, ...options });
-  if (result.status === 0) return result.stdout;
-  const output = `${result.stdout ?? ''}\n${result.stderr ?? result.error?.message ?? ''}`.trim();
-  const tail = output.split('\n').slice(-8).join('\n  ');
-  throw new SetupError(
-    `${path.basename(command)} ${args.slice(0, 3).join(' ')} failed. ${remedy}\n  ${tail}`,
-  );
+/** Held by one set-up in a directory at a time: see withLock. */
+const lock = net.createServer((connection) => connection.destroy());
+
+/** The command that is running, ended together with this process. */
+let running;
+
+for (const [signal, code] of Object.entries({ SIGHUP: 129, SIGINT: 130, SIGTERM: 143 }))
+  process.on(signal, () => {
+    running?.kill();
+    if (process.stderr.isTTY) process.stderr.write('\n');
+    say('interrupted; the same command goes on from here.');
+    process.exit(code);
+  });
+
+/** Runs a command to its end. @returns the end of its output; @throws SetupError with `remedy` and the last lines of its output */
+async function run(command, args, remedy) {
+  // The child gets the lock's descriptor: should this process be killed, the next set-up waits for what is left of it.
+  const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe', lock._handle.fd] });
+  running = child;
+  let output = '';
+  const collect = (text) => (output = (output + text).slice(-20_000));
+  child.stdout.setEncoding('utf8').on('data', collect);
+  child.stderr.setEncoding('utf8').on('data', collect);
+  const name = path.basename(command);
+  try {
+    const [code, signal] = await once(child, 'close');
+    if (code === 0) return output;
+    const end = signal === null ? 'failed' : `was ended by ${signal}`;
+    const tail = output.trim().split('\n').slice(-8).join('\n  ');
+    throw new SetupError(`${name} ${args.slice(0, 3).join(' ')} ${end}. ${remedy}\n  ${tail}`);
+  } catch (error) {
+    if (error instanceof SetupError) throw error;
+    throw new SetupError(`${name} cannot be started (${error.code ?? error.message}). ${remedy}`);
+  } finally {
+    running = undefined;
+  }
 }
 
 function checkMachine() {
@@ -64,12 +118,19 @@ function checkDisk(gibibytes, what) {
     );
 }
 
-function installPackages() {
-  const key = hashOf(...contents(at('package.json'), at('package-lock.json'), at('.npmrc')));
-  step('npm packages (npm ci)', at('node_modules/.grpolab-stamp'), key, () => {
+async function installPackages() {
+  // npm's own scripts may change without a new installation.
+  const { scripts: _, ...manifest } = JSON.parse(fs.readFileSync(at('package.json'), 'utf8'));
+  const key = hashOf(JSON.stringify(manifest), ...contents(at('package-lock.json'), at('.npmrc')));
+  await step('npm packages (npm ci)', at('node_modules/.grpolab-stamp'), key, async () => {
     checkDisk(2, 'npm ci');
     const remedy = 'Check the network and that npm 10 or newer is installed, then run again.';
-    run('npm', ['ci', '--no-progress'], remedy);
+    // NODE_ENV=production would leave out what the build, the tests and the notebooks need.
+    const output = await run('npm', ['ci', '--include=dev', '--no-progress'], remedy);
+    // npm only warns, and succeeds, when it could not write some of the files.
+    const unwritten = output.match(/TAR_ENTRY_ERROR .*/);
+    if (unwritten)
+      throw new SetupError(`npm ci left out files (${unwritten[0]}): free some disk, then run again.`);
   });
 }
 
@@ -100,31 +161,27 @@ function findPython() {
 
 const hasNvidiaDriver = () => fs.existsSync('/proc/driver/nvidia/version');
 
-function installPython() {
+async function installPython() {
   const gpu = hasNvidiaDriver();
   let requirements = fs.readFileSync(at('requirements.txt'), 'utf8');
   if (gpu) requirements = requirements.replace(/^tensorflow-cpu==/m, 'tensorflow[and-cuda]==');
-  step(
-    `.venv with TensorFlow${gpu ? ' and CUDA' : ''} and JupyterLab`,
-    at('.venv/.grpolab-stamp'),
-    hashOf(requirements),
-    () => {
-      checkDisk(gpu ? 10 : 4, 'the Python environment');
-      if (!fs.existsSync(at('.venv/bin/python')))
-        run(findPython(), ['-m', 'venv', at('.venv')], 'Install python3-venv, then run again.');
-      fs.writeFileSync(at('.venv/requirements.txt'), requirements);
-      const pip = [
-        '-m',
-        'pip',
-        'install',
-        '--quiet',
-        '--disable-pip-version-check',
-        '-r',
-        at('.venv/requirements.txt'),
-      ];
-      run(at('.venv/bin/python'), pip, 'Check the network and the disk, then run again.');
-    },
-  );
+  const title = `.venv with TensorFlow${gpu ? ' and CUDA' : ''} and JupyterLab`;
+  const python = at('.venv/bin/python');
+  const stamp = at('.venv/.grpolab-stamp');
+  // The Python that it was made from may be gone or be another version by now.
+  const findPip = 'import importlib.util, sys; sys.exit(importlib.util.find_spec("pip") is None)';
+  const works = spawnSync(python, ['-c', findPip]).status === 0;
+  if (!works) fs.rmSync(stamp, { force: true });
+  await step(title, stamp, hashOf(requirements), async () => {
+    checkDisk(gpu ? 10 : 4, 'the Python environment');
+    // Always anew: one that was cut off may lack pip or half a package, and the two TensorFlows overwrite each other.
+    const base = findPython();
+    await run(base, ['-m', 'venv', '--clear', at('.venv')], 'Install python3-venv, then run again.');
+    fs.writeFileSync(at('.venv/requirements.txt'), requirements);
+    const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r'];
+    const remedy = 'Check the network and the disk, then run again.';
+    await run(python, [...pip, at('.venv/requirements.txt')], remedy);
+  });
 }
 
 function findCompiler() {
@@ -149,71 +206,67 @@ function patchedCopy(file, directory, anchor, insertion) {
   fs.writeFileSync(path.join(directory, file), text.replace(anchor, `${insertion}${anchor}`));
 }
 
-function buildBinding() {
+/** The binding's sources with ours: native/graph.cc needs the context, and to be called when the binding is loaded. */
+function copySources(copies) {
+  fs.rmSync(copies, { recursive: true, force: true });
+  fs.mkdirSync(copies, { recursive: true });
+  for (const file of fs.readdirSync(path.join(tfjs, 'binding')))
+    fs.copyFileSync(path.join(tfjs, 'binding', file), path.join(copies, file));
+  const context = '  TFE_Context *context() const { return tfe_context_; }\n';
+  patchedCopy('tfjs_backend.h', copies, '  bool is_gpu_device;\n', context);
+  const call = '  ::grpolab_exports(env, exports);\n';
+  patchedCopy('tfjs_binding.cc', copies, '  // Export TF property types to JS\n', call);
+  const main = path.join(copies, 'tfjs_binding.cc');
+  const declaration = '#include <node_api.h>\nvoid grpolab_exports(napi_env, napi_value);\n';
+  fs.writeFileSync(main, declaration + fs.readFileSync(main, 'utf8'));
+}
+
+/** Renamed into place whole: overwriting a library that a process has loaded would crash that process. */
+function replaceFile(from, to) {
+  const fresh = `${to}.new`;
+  fs.copyFileSync(from, fresh);
+  fs.renameSync(fresh, to);
+}
+
+async function buildBinding() {
   const tensorflow = tensorflowDirectory();
-  const napi = at('node_modules/node-api-headers/include');
   const binding = path.join(tfjs, 'lib/napi-v8/tfjs_binding.node');
   const built = at('native/build');
-  const sources = [at('native/graph.cc'), at('native/stderr.cc'), at('scripts/setup.mjs')];
+  const ours = ['native/graph.cc', 'native/stderr.cc', 'scripts/setup.mjs'].map((file) => at(file));
   const version = fs.readFileSync(at('requirements.txt'), 'utf8').match(/^tensorflow-cpu==(.*)$/m)?.[1];
-  const key = hashOf(...contents(...sources), version, tensorflow, hasNvidiaDriver(), process.arch);
-  step('native binding', path.join(built, 'stamp'), key, () => {
+  const key = hashOf(...contents(...ours), version, tensorflow, hasNvidiaDriver(), process.arch);
+  await step('native binding', path.join(built, 'stamp'), key, async () => {
     checkDisk(0.2, 'the native binding');
     const compiler = findCompiler();
     const copies = path.join(built, 'src');
-    fs.rmSync(built, { recursive: true, force: true });
-    fs.mkdirSync(copies, { recursive: true });
-    for (const file of fs.readdirSync(path.join(tfjs, 'binding')))
-      fs.copyFileSync(path.join(tfjs, 'binding', file), path.join(copies, file));
-    patchedCopy(
-      'tfjs_backend.h',
-      copies,
-      '  bool is_gpu_device;\n',
-      '  TFE_Context *context() const { return tfe_context_; }\n',
-    );
-    patchedCopy(
-      'tfjs_binding.cc',
-      copies,
-      '  // Export TF property types to JS\n',
-      '  ::grpolab_exports(env, exports);\n',
-    );
-    const main = path.join(copies, 'tfjs_binding.cc');
-    fs.writeFileSync(
-      main,
-      `#include <node_api.h>\nvoid grpolab_exports(napi_env, napi_value);\n${fs.readFileSync(main)}`,
-    );
-    const flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-DNAPI_VERSION=8', `-I${napi}`];
+    copySources(copies);
+    const headers = `-I${at('node_modules/node-api-headers/include')}`;
+    const flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-DNAPI_VERSION=8', headers];
     const remedy = 'Install a C++17 compiler (Debian: apt install g++), then run again.';
-    run(compiler, [...flags, at('native/stderr.cc'), '-o', path.join(built, 'stderr.node')], remedy);
-    run(
-      compiler,
-      [
-        ...[...flags, `-I${copies}`, `-I${path.join(tensorflow, 'include')}`, '-w'],
-        ...[
-          path.join(copies, 'tfjs_backend.cc'),
-          main,
-          at('native/graph.cc'),
-          '-o',
-          path.join(built, 'tfjs_binding.node'),
-        ],
-        ...[
-          `-L${tensorflow}`,
-          '-l:libtensorflow_cc.so.2',
-          '-l:libtensorflow_framework.so.2',
-          `-Wl,-rpath,${tensorflow}`,
-        ],
-      ],
-      remedy,
+    const compile = async (name, ...args) => {
+      await run(compiler, [...flags, ...args, '-o', path.join(copies, name)], remedy);
+      replaceFile(path.join(copies, name), path.join(built, name));
+    };
+    await compile('stderr.node', at('native/stderr.cc'));
+    const includes = [`-I${copies}`, `-I${path.join(tensorflow, 'include')}`, '-w'];
+    const sources = [path.join(copies, 'tfjs_backend.cc'), path.join(copies, 'tfjs_binding.cc')];
+    const libraries = [`-L${tensorflow}`, '-l:libtensorflow_cc.so.2', '-l:libtensorflow_framework.so.2'];
+    // -Wl, would split a directory at its commas.
+    const searchPath = ['-Xlinker', '-rpath', '-Xlinker', tensorflow];
+    await compile(
+      'tfjs_binding.node',
+      ...includes,
+      ...sources,
+      at('native/graph.cc'),
+      ...libraries,
+      ...searchPath,
     );
   });
   // npm ci removes what is in node_modules: put the binding back where the package looks for it.
-  if (
-    !fs.existsSync(binding) ||
-    fs.statSync(binding).mtimeMs < fs.statSync(path.join(built, 'tfjs_binding.node')).mtimeMs
-  ) {
-    fs.mkdirSync(path.dirname(binding), { recursive: true });
-    fs.copyFileSync(path.join(built, 'tfjs_binding.node'), binding);
-  }
+  const fresh = path.join(built, 'tfjs_binding.node');
+  if (fs.existsSync(binding) && fs.statSync(binding).mtimeMs >= fs.statSync(fresh).mtimeMs) return;
+  fs.mkdirSync(path.dirname(binding), { recursive: true });
+  replaceFile(fresh, binding);
 }
 
 function sourceFiles(directory) {
@@ -224,53 +277,62 @@ function sourceFiles(directory) {
   });
 }
 
-function buildLibrary() {
+async function buildLibrary() {
   const files = [...sourceFiles(at('src')).sort(), at('tsconfig.json')];
-  step('library (tsc)', at('dist/.stamp'), hashOf(...files, ...contents(...files)), () => {
+  await step('library (tsc)', at('dist/.stamp'), hashOf(...files, ...contents(...files)), async () => {
     fs.rmSync(at('dist'), { recursive: true, force: true });
-    run(
-      process.execPath,
-      [at('node_modules/typescript/bin/tsc'), '-p', at('tsconfig.json')],
-      'Mend the source, then run again.',
-    );
+    const tsc = [at('node_modules/typescript/bin/tsc'), '-p', at('tsconfig.json')];
+    await run(process.execPath, tsc, 'Mend the source, then run again.');
   });
 }
 
-/** One set-up at a time: two commands started together must not write the same files. */
-function withLock(work) {
-  const lock = at('.setup-lock');
-  for (let waited = 0; ; waited++) {
-    try {
-      fs.writeFileSync(lock, String(process.pid), { flag: 'wx' });
-      break;
-    } catch {
-      const owner = Number(fs.existsSync(lock) ? fs.readFileSync(lock, 'utf8') : 0);
-      const alive = owner > 0 && fs.existsSync(`/proc/${owner}`);
-      if (!alive) fs.rmSync(lock, { force: true });
-      else if (waited === 0) say(`waiting for the set-up of process ${owner} ...`);
-      else if (waited > 3600)
-        throw new SetupError(`process ${owner} holds ${lock}: end it, or remove the file.`);
-      execFileSync('sleep', ['0.5']);
-    }
-  }
+/**
+ * One set-up at a time in a directory. The lock is a socket name of Linux's abstract namespace: the kernel gives it to
+ * one process (and its children) and takes it back when they end, however they end, so it cannot go stale.
+ */
+async function withLock(work) {
+  const { dev, ino } = fs.statSync(root);
+  // The full length of an address: older Node pads shorter names with zeros, newer does not.
+  const name = `\0${`grpolab-setup-${dev}-${ino}`.padEnd(107, '-')}`;
+  const take = async () => {
+    lock.listen(name);
+    await once(lock, 'listening');
+  };
+  const waitAndTake = async (error) => {
+    for (; error?.code === 'EADDRINUSE'; error = await take().catch((reason) => reason)) await sleep(500);
+    if (error) throw new SetupError(`the lock of ${root} cannot be taken: ${error.message}.`);
+  };
+  const refusal = await take().catch((reason) => reason);
+  if (refusal) await showing('waiting for another set-up of this directory ...', () => waitAndTake(refusal));
   try {
-    work();
+    await work();
   } finally {
-    fs.rmSync(lock, { force: true });
+    lock.close();
   }
+}
+
+/** What a failed file operation means to a user; null for an error of this program. */
+function fileErrorText(error) {
+  const { code, message } = error;
+  if (['EACCES', 'EPERM', 'EROFS'].includes(code))
+    return `${root} cannot be written (${message}): make it yours (chown), or copy it to a directory of yours; then run again.`;
+  if (['ENOSPC', 'EDQUOT'].includes(code))
+    return `the disk of ${root} is full (${message}): free some space, then run again.`;
+  return null;
 }
 
 try {
   checkMachine();
-  withLock(() => {
-    installPackages();
-    installPython();
-    buildBinding();
-    buildLibrary();
+  await withLock(async () => {
+    await installPackages();
+    await installPython();
+    await buildBinding();
+    await buildLibrary();
   });
   if (Date.now() - started > 3000) say(`ready after ${((Date.now() - started) / 1000).toFixed(0)} s`);
 } catch (error) {
-  if (!(error instanceof SetupError)) throw error;
-  say(error.message);
+  const text = error instanceof SetupError ? error.message : fileErrorText(error);
+  if (text === null) throw error;
+  say(text);
   process.exit(1);
 }
