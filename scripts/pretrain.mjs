@@ -39,15 +39,22 @@ function groupOf(part, index) {
   const examples = labelledReplies(7, part, index)
     .slice(0, replyCap)
     .map(({ record }) => sftExample(tokenizer, record.tweet, record.reply, 256));
-  return { promptIds: examples[0].promptIds, rows: examples.map(({ completionIds }) => ({ tokenIds: completionIds })) };
+  return {
+    promptIds: examples[0].promptIds,
+    rows: examples.map(({ completionIds }) => ({ tokenIds: completionIds })),
+  };
 }
 
 /** The whole text as one completion: teaches the words of tweets too. */
 function textOf({ promptIds, rows }) {
-  return { promptIds: promptIds.slice(0, 1), rows: [{ tokenIds: [...promptIds.slice(1), ...rows[0].tokenIds] }] };
+  return {
+    promptIds: promptIds.slice(0, 1),
+    rows: [{ tokenIds: [...promptIds.slice(1), ...rows[0].tokenIds] }],
+  };
 }
 
-const rowTokens = (groups) => groups.flatMap((g) => g.rows).reduce((sum, row) => sum + row.tokenIds.length, 0);
+const rowTokens = (groups) =>
+  groups.flatMap((g) => g.rows).reduce((sum, row) => sum + row.tokenIds.length, 0);
 
 async function save() {
   await writeSafetensors(path.join(values.output, 'model.safetensors'), fileTensors(config, weights), {
@@ -57,8 +64,8 @@ async function save() {
 }
 
 async function heldOutLoss() {
-  const sequences = Array.from({ length: 100 }, (_, i) => groupOf('heldout', i)).flatMap(({ promptIds, rows }) =>
-    rows.map(({ tokenIds }) => ({ promptIds, completionIds: tokenIds })),
+  const sequences = Array.from({ length: 100 }, (_, i) => groupOf('heldout', i)).flatMap(
+    ({ promptIds, rows }) => rows.map(({ tokenIds }) => ({ promptIds, completionIds: tokenIds })),
   );
   const rows = await policy.logProbs(sequences);
   const tokens = rows.reduce((sum, row) => sum + row.length, 0);
@@ -77,7 +84,8 @@ for (let step = 1; step <= totalSteps; step++) {
   };
   let { loss } = await policy.forwardBackward({ groups, ...totals }, { kind: 'cross_entropy' });
   const replyLoss = (loss * totals.totalTokens) / rowTokens(groups);
-  if (texts.length > 0) loss += (await policy.forwardBackward({ groups: texts, ...totals }, { kind: 'cross_entropy' })).loss;
+  if (texts.length > 0)
+    loss += (await policy.forwardBackward({ groups: texts, ...totals }, { kind: 'cross_entropy' })).loss;
   const { gradNorm } = await policy.optimStep({
     learningRate: learningRateAt(schedule, step),
     betas: [0.9, 0.95],

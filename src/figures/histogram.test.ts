@@ -18,6 +18,14 @@ describe('histogram', () => {
     expect(logEdges(0.5, 0.5, 1)).toEqual([0.1, 1]);
   });
 
+  it('gives values that differ by rounding only a bin of their own', () => {
+    for (const low of [0.3, 5, 813456.125, 1e-6]) {
+      const high = low * (1 + 2 ** -52);
+      expect(linearEdges(low, high, 10).length).toBe(2);
+      expect(binCounts([low, high], linearEdges(low, high, 10))).toEqual([2]);
+    }
+  });
+
   it('parts powers of ten evenly on a logarithmic scale', () => {
     expect(logEdges(0.01, 10, 1)).toEqual([0.01, 0.1, 1, 10]);
   });

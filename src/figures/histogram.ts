@@ -32,10 +32,12 @@ function coveringEdges(
 
 /**
  * Edges of equal bins that cover low..high, at most about `bins` of them, each a multiple of a round step.
- * Equal ends get one bin around them.
+ * Ends that are equal, or so close that edges of 12 digits cannot part them, get one bin around them.
  */
 export function linearEdges(low: number, high: number, bins: number): number[] {
-  const step = high > low ? roundStep((high - low) / bins) : roundStep(Math.max(Math.abs(low), 1) / 10);
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const isSpread = high - low > 1e-9 * size;
+  const step = isSpread ? roundStep((high - low) / bins) : roundStep(Math.max(size, 1) / 10);
   const edge = (index: number): number => Number((index * step).toPrecision(12));
   return coveringEdges(edge, low, high, (value) => value / step);
 }
