@@ -197,9 +197,9 @@ function headBackward(
 const maxLogits = 2 ** 26;
 
 /** Tokens of each chunk of the head. */
-function chunkSizes(tokens: number, vocabulary: number): number[] {
-  if (tokens * vocabulary <= maxLogits) return [tokens];
-  const size = Math.max(1, Math.floor(maxLogits / availableParallelism() / vocabulary));
+function chunkSizes(tokens: number, vocabulary: number, limit: number): number[] {
+  if (tokens * vocabulary <= limit) return [tokens];
+  const size = Math.max(1, Math.floor(limit / availableParallelism() / vocabulary));
   return Array.from({ length: Math.ceil(tokens / size) }, (_, i) => Math.min(size, tokens - i * size));
 }
 
@@ -209,6 +209,7 @@ function chunkSizes(tokens: number, vocabulary: number): number[] {
  *
  * @param h        [N, H]
  * @param targets  [N] int32
+ * @param limit    logits that are held at once, about
  * @returns        logProbs [N] (differentiable in `h`, and in the head's matrix when it is trained), entropies [N] (not)
  */
 export function tokenLogProbs(
@@ -216,10 +217,11 @@ export function tokenLogProbs(
   targets: Tensor,
   head: OutputHead,
   temperature: number,
+  limit = maxLogits,
 ): { logProbs: Tensor; entropies: Tensor } {
   const tokens = h.shape[0];
   const vocabulary = head.transposed ? head.matrix.shape[0] : (head.matrix.shape[1] as number);
-  const sizes = chunkSizes(tokens, vocabulary);
+  const sizes = chunkSizes(tokens, vocabulary, limit);
   const recompute = sizes.length > 1;
   const inputs = head.trainable ? [h, head.matrix] : [h];
   const op = tf.customGrad((...args) => {

@@ -11,7 +11,8 @@ import { replyScorer, replyText, sftExamples, tweetPrompts } from '../rewards/re
 import type { ReplyRecord } from '../rewards/replies';
 import type { Reward } from '../rewards/reward';
 import { CheckpointError, ConfigError, messageOf, NumericError } from '../runtime/errors';
-import { tf } from '../runtime/tf';
+import { defaultMode } from '../runtime/compile';
+import { binding, tf } from '../runtime/tf';
 import { adapterConfig, grpoSettings, sftSettings, withCheckpoint } from './config';
 import type { Experiment } from './config';
 import { trainGrpo } from './grpo';
@@ -106,6 +107,10 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
     const work = experiment.method === 'sft' ? prepareSft(prepared, policy) : prepareGrpo(prepared, policy);
     const run = await RunDirectory.open(experiment.output_dir, experiment, hooks.notify ?? (() => undefined));
     run.log(`${experiment.method} on ${prepared.records.length} records, model ${experiment.model}`);
+    const device = binding.isUsingGpuDevice() ? 'gpu' : 'cpu';
+    run.log(
+      `TensorFlow ${binding.TF_Version} on ${device}, ${defaultMode()} mode, Node ${process.versions.node}`,
+    );
     const degraded = experiment.method === 'grpo' ? prepared.reward.degraded : [];
     for (const name of degraded) run.log(`degraded: ${name}`);
     try {
