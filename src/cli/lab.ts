@@ -22,8 +22,8 @@ function hasJupyterLab(python: string): boolean {
 
 /**
  * What to start: JupyterLab as a module, because the scripts in `.venv/bin` name the directory in which the environment
- * was made, and a checkout may have been moved since. Jupyter looks for `kernels/NAME/kernel.json` in every directory of JUPYTER_PATH, so the project's own
- * is put first; `node` of the kernelspec is the one that runs this.
+ * was made, and a checkout may have been moved since. Jupyter looks for `kernels/NAME/kernel.json` in every directory of
+ * JUPYTER_PATH, so the project's own is put first; new notebooks get that kernel; its `node` is the one that runs this.
  *
  * @throws ConfigError  when set-up has not installed JupyterLab
  */
@@ -40,7 +40,10 @@ export function labCommand(
   const asRoot = process.getuid?.() === 0 ? ['--allow-root'] : [];
   return {
     program,
-    args: ['-m', 'jupyterlab', path.join(root, 'notebooks'), '--ServerApp.ip=127.0.0.1', ...asRoot, ...extra],
+    args: [
+      ...['-m', 'jupyterlab', path.join(root, 'notebooks'), '--ServerApp.ip=127.0.0.1'],
+      ...['--MultiKernelManager.default_kernel_name=grpolab', ...asRoot, ...extra],
+    ],
     environment: {
       ...environment,
       JUPYTER_PATH: join(root, environment.JUPYTER_PATH),

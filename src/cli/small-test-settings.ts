@@ -1,11 +1,14 @@
 /** The settings of `grpolab small-test`: how long each phase trains, at what rate, and what is sampled. */
 import path from 'node:path';
 import type { z } from 'zod';
+import { packageRoot } from '../runtime/machine';
 import type { experimentSchema } from '../train/config';
 import type { Arguments } from './arguments';
 
-/** What this repository ships; the defaults of `--model` and `--data`. */
-export const SHIPPED = { model: 'data/model', data: 'data/world/sample.jsonl' } as const;
+const fromHere = (file: string): string => path.relative(process.cwd(), path.join(packageRoot, file));
+
+/** What this repository ships; the defaults of `--model` and `--data`, from whatever directory the command is called. */
+export const SHIPPED = { model: fromHere('data/model'), data: fromHere('data/world/sample.jsonl') } as const;
 
 /** Records that the small test trains on. */
 export const TRAINING_EXAMPLES = 100;

@@ -23,7 +23,7 @@ describe('drawPairedChange', () => {
   it('names the mean difference, its interval with the level, and n', () => {
     expect(texts({ measures: [REWARD] })).toEqual([
       '<b>Reward of each prompt</b>',
-      'higher after: 3 of 4; dashed: no change',
+      'after: 3 higher, 1 lower of 4; dashed: no change',
       '<b>Mean difference +0.075 (n = 4)</b>',
       'band: bootstrap 95 % [−0.013, +0.125]',
     ]);

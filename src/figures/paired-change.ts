@@ -148,6 +148,7 @@ function histogramTraces(measure: Measure, axes: JsonObject): Trace[] {
 function titles(measure: Measure, change: Change, left: Cell, right: Cell): JsonObject[] {
   const n = measure.before.length;
   const risen = differences(measure).filter((value) => value > 0).length;
+  const fallen = differences(measure).filter((value) => value < 0).length;
   const [low, high] = measure.interval;
   const percent = Number((100 * change.level).toPrecision(6));
   const interval = `band: bootstrap ${percent} % [${signed(low)}, ${signed(high)}]`;
@@ -155,7 +156,7 @@ function titles(measure: Measure, change: Change, left: Cell, right: Cell): Json
     ...panelTitle(
       left,
       `${measure.name} of each prompt`,
-      `higher after: ${risen} of ${n}; dashed: no change`,
+      `after: ${risen} higher, ${fallen} lower of ${n}; dashed: no change`,
     ),
     ...panelTitle(right, `Mean difference ${signed(measure.difference)} (n = ${n})`, interval),
   ];
