@@ -6,12 +6,12 @@ import type { PhaseSplit } from '../data/split';
 import { promptIds } from '../model/chat';
 import { checkTensors, readModelConfig } from '../model/config';
 import { openModelWeights } from '../model/model-weights';
-import { loadTokenizer } from '../model/tokenizer';
+import { loadTokenizerOf } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
 import { loadReward } from '../rewards/config';
 import type { TweetPrompt } from '../rewards/replies';
 import type { Reward } from '../rewards/reward';
-import { CheckpointError, DataError } from '../runtime/errors';
+import { DataError } from '../runtime/errors';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { openModelDirectory } from './open-model';
@@ -65,11 +65,7 @@ async function openModel(directory: string): Promise<OpenedModel> {
   } finally {
     weights.close();
   }
-  const tokenizer = await loadTokenizer(directory);
-  if (tokenizer.vocabularySize > config.vocabSize)
-    throw new CheckpointError(
-      `${directory}: the tokenizer has ${tokenizer.vocabularySize} tokens and the model ${config.vocabSize}; they do not belong together`,
-    );
+  const tokenizer = await loadTokenizerOf(directory, config);
   return {
     tokenizer,
     promptLimit: Math.min(MAX_LENGTH, config.maxPositionEmbeddings - MAX_NEW_TOKENS + 1),

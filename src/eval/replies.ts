@@ -26,7 +26,7 @@ export interface ReplyEvaluation {
   truncatedShare: number;
   /** Distinct bigrams / bigrams over all replies; null when no reply has two words. */
   distinct2: number | null;
-  /** Mean over replies of the summed k3 estimate of KL(policy || reference), nats; as `train/kl_penalty`. */
+  /** Mean over replies of the summed k3 estimate of KL(policy || reference), nats; as `train/kl_penalty`, on replies drawn with top-p. */
   kl: number;
 }
 

@@ -45,16 +45,21 @@ export interface MemoryPlan {
 }
 
 const FLOAT = 4;
-/** Logits that the output layer computes at a time, at most. */
-const MAX_LOGITS = 2 ** 26;
+/** Logits that the output layer computes at a time, at most (`tokenLogProbs`). */
+export const MAX_LOGITS = 2 ** 26;
 /** Tensors of [tokens, V] that are alive together in the output layer. */
 const HEAD_TENSORS = 3;
 /** Completions that are sampled side by side, at most (unless one prompt has more). */
-const SAMPLING_ROWS = 64;
+export const SAMPLING_ROWS = 64;
 /** Resident size of Node with TensorFlow loaded on the CPU, rounded up. */
 const RUNTIME_BYTES = 500e6;
 
-const padded = (length: number): number => Math.max(16, Math.ceil(length / 16) * 16);
+/** Lengths are rounded up to a multiple of this, so that a run traces a handful of shapes. */
+export const bucketSize = 16;
+
+export function bucket(length: number): number {
+  return Math.max(bucketSize, Math.ceil(length / bucketSize) * bucketSize);
+}
 
 function widths(config: ModelConfig) {
   const Q = config.numAttentionHeads * config.headDim;
@@ -99,23 +104,23 @@ export function adapterBytes(
  */
 export function activationBytes(config: ModelConfig, { P, G, Tp, Tc }: StepShape, rank: number): number {
   const { L, H, F, Q, K } = widths(config);
-  const [prompt, completion] = [padded(Tp), padded(Tc)];
+  const [prompt, completion] = [bucket(Tp), bucket(Tc)];
   const tokens = P * prompt + P * G * completion;
   const pairs = P * prompt ** 2 + P * G * completion * (prompt + completion);
   const perToken = 4 * H + 7 * Q + 6 * K + 5 * F + 7 * rank;
   return FLOAT * L * (tokens * perToken + 2.5 * config.numAttentionHeads * pairs);
 }
 
-/** 4 x 3 x min(P G Tc V, 2^26): larger outputs are computed in chunks of 2^26 logits. */
+/** 4 x 3 x min(P G Tc V, 2^26): larger outputs are computed in chunks, 2^26 logits at a time over all threads. */
 export function headBytes(config: ModelConfig, { P, G, Tc }: StepShape): number {
-  return FLOAT * HEAD_TENSORS * Math.min(P * G * padded(Tc) * config.vocabSize, MAX_LOGITS);
+  return FLOAT * HEAD_TENSORS * Math.min(P * G * bucket(Tc) * config.vocabSize, MAX_LOGITS);
 }
 
 /** 4 x 2 L K (P Tp + P G Tc), of the prompts that are sampled together: those whose completions make up to 64 rows. */
 export function cacheBytes(config: ModelConfig, { P, G, Tp, Tc }: StepShape): number {
   const { L, K } = widths(config);
   const prompts = Math.min(P, Math.max(1, Math.floor(SAMPLING_ROWS / G)));
-  return FLOAT * 2 * L * K * (prompts * padded(Tp) + prompts * G * padded(Tc));
+  return FLOAT * 2 * L * K * (prompts * bucket(Tp) + prompts * G * bucket(Tc));
 }
 
 /**

@@ -3,6 +3,7 @@
  * the host. All are traceable (runtime/compile.ts): static shapes, no value reads.
  */
 import { availableParallelism } from 'node:os';
+import { MAX_LOGITS } from './memory';
 import type { Tensor, TensorInfo } from '../runtime/tf';
 import { backend, binding, boolAttribute, intAttribute, tf, typeAttribute } from '../runtime/tf';
 
@@ -191,12 +192,9 @@ function headBackward(
 }
 
 /**
- * Above this many logits the head runs in chunks of tokens and recomputes its logits in the backward pass. TensorFlow may
- * run as many chunks at once as it has threads, so together they keep to the bound.
+ * Tokens of each chunk of the head. Above `limit` logits it runs in chunks and recomputes its logits in the backward pass;
+ * TensorFlow may run as many chunks at once as it has threads, so together they keep to the limit.
  */
-const maxLogits = 2 ** 26;
-
-/** Tokens of each chunk of the head. */
 function chunkSizes(tokens: number, vocabulary: number, limit: number): number[] {
   if (tokens * vocabulary <= limit) return [tokens];
   const size = Math.max(1, Math.floor(limit / availableParallelism() / vocabulary));
@@ -217,7 +215,7 @@ export function tokenLogProbs(
   targets: Tensor,
   head: OutputHead,
   temperature: number,
-  limit = maxLogits,
+  limit = MAX_LOGITS,
 ): { logProbs: Tensor; entropies: Tensor } {
   const tokens = h.shape[0];
   const vocabulary = head.transposed ? head.matrix.shape[0] : (head.matrix.shape[1] as number);

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { CheckpointError, messageOf } from '../runtime/errors';
 import { TemplateCache, templateFunctions } from './chat-template';
 import { parseFile, readGenerationConfig } from './config';
+import type { ModelConfig } from './config';
 
 export interface ChatMessage {
   role: string;
@@ -150,4 +151,14 @@ export async function loadTokenizer(dir: string): Promise<Tokenizer> {
 /** Older files write a token as an object with its content. */
 function contentOf(token: unknown): unknown {
   return typeof token === 'object' && token !== null && 'content' in token ? token.content : token;
+}
+
+/** A model's tokenizer. @throws CheckpointError  also when it has more tokens than the model */
+export async function loadTokenizerOf(dir: string, { vocabSize }: ModelConfig): Promise<Tokenizer> {
+  const tokenizer = await loadTokenizer(dir);
+  if (tokenizer.vocabularySize > vocabSize)
+    throw new CheckpointError(
+      `${dir}: the tokenizer has ${tokenizer.vocabularySize} tokens and the model ${vocabSize}; they do not belong together`,
+    );
+  return tokenizer;
 }

@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ShapeError } from '../runtime/errors';
 import { tf } from '../runtime/tf';
-import { bucket, bucketSize, packCompletions, packPrompts, packValues, rowValues } from './batch';
+import { bucket, bucketSize } from '../model/memory';
+import { packCompletions, packPrompts, packValues, rowValues } from './batch';
 import { logProbPasses, packBatch } from './packing';
 import type { Sequence } from './policy';
 

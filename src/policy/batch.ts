@@ -2,14 +2,8 @@
 import { ShapeError } from '../runtime/errors';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
+import { bucket } from '../model/memory';
 import type { PromptBatch } from '../model/qwen3';
-
-/** Lengths are rounded up to a multiple of this. */
-export const bucketSize = 16;
-
-export function bucket(length: number): number {
-  return Math.max(bucketSize, Math.ceil(length / bucketSize) * bucketSize);
-}
 
 /**
  * Prompts padded on the left. The caller disposes the tensors.

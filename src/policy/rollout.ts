@@ -6,15 +6,13 @@ import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { ModelConfig } from '../model/config';
+import { bucket, SAMPLING_ROWS } from '../model/memory';
 import { writeRows, writeRowsCopy } from '../model/ops';
 import { forwardDecode, forwardPrompts } from '../model/qwen3';
 import type { KeyValues, Network, PromptBatch } from '../model/qwen3';
-import { breathe, bucket, packPrompts } from './batch';
+import { breathe, packPrompts } from './batch';
 import type { Completion, Prompt, RolloutGroup, SampleOptions } from './policy';
 import { sampleTokens } from './sampling';
-
-/** Completions that are decoded side by side, at most. */
-const maxRows = 64;
 
 /** Numbers that a step gives for each row, in this order. */
 const stepNumbers = 3;
@@ -120,7 +118,7 @@ export class Sampler {
     const order = prompts
       .map((_, i) => i)
       .sort((a, b) => prompts[a].tokenIds.length - prompts[b].tokenIds.length || a - b);
-    const perBatch = Math.max(1, Math.floor(maxRows / options.groupSize));
+    const perBatch = Math.max(1, Math.floor(SAMPLING_ROWS / options.groupSize));
     const groups = new Array<RolloutGroup>(prompts.length);
     const batches = Math.ceil(prompts.length / perBatch);
     for (let batch = 0; batch < batches; batch++) {

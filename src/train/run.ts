@@ -2,7 +2,7 @@
 import { readModelConfig } from '../model/config';
 import { resolveModel } from '../model/hub';
 import { readAdapterConfig } from '../model/peft';
-import { loadTokenizer } from '../model/tokenizer';
+import { loadTokenizerOf } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
 import { readRecords } from '../data/records';
 import { LocalPolicy } from '../policy/local';
@@ -10,7 +10,7 @@ import { loadReward } from '../rewards/config';
 import { replyScorer, replyText, sftExamples, tweetPrompts } from '../rewards/replies';
 import type { ReplyRecord } from '../rewards/replies';
 import type { Reward } from '../rewards/reward';
-import { CheckpointError, ConfigError, messageOf, NumericError } from '../runtime/errors';
+import { ConfigError, messageOf, NumericError } from '../runtime/errors';
 import { defaultMode } from '../runtime/compile';
 import { binding, tf } from '../runtime/tf';
 import { adapterConfig, grpoSettings, sftSettings, withCheckpoint } from './config';
@@ -74,11 +74,7 @@ async function prepare(experiment: Experiment, hooks: RunHooks): Promise<Prepare
   if (records.length === 0) throw new ConfigError(`${data.train}: there are no records to train on`);
   const modelDirectory = await resolveModel(experiment.model);
   const config = readModelConfig(modelDirectory);
-  const tokenizer = await loadTokenizer(modelDirectory);
-  if (tokenizer.vocabularySize > config.vocabSize)
-    throw new CheckpointError(
-      `${modelDirectory}: the tokenizer has ${tokenizer.vocabularySize} tokens and the model ${config.vocabSize}; they do not belong together`,
-    );
+  const tokenizer = await loadTokenizerOf(modelDirectory, config);
   const { checkpoint_path: checkpoint } = experiment;
   return {
     experiment:
@@ -164,7 +160,7 @@ function prepareGrpo(prepared: Prepared, policy: LocalPolicy): Work {
   const { max_length: maxLength } = experiment.training;
   const prompts = tweetPrompts(records, tokenizer, maxLength);
   const held = tweetPrompts(evaluation, tokenizer, maxLength);
-  const longest = Math.max(...[...prompts, ...held].map(({ tokenIds }) => tokenIds.length));
+  const longest = [...prompts, ...held].reduce((most, { tokenIds }) => Math.max(most, tokenIds.length), 0);
   const { maxPositionEmbeddings } = policy.config;
   if (longest + settings.maxNewTokens > maxPositionEmbeddings)
     throw new ConfigError(
