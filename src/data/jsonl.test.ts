@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { DataError, NumericError } from '../runtime/errors';
 import type { JsonlReader, ReadJsonlOptions } from './jsonl';
-import { readJsonl } from './jsonl';
+import { readJsonl, readLines } from './jsonl';
 import { JsonlWriter, writeJsonl } from './jsonl-writer';
 import { readRecords } from './records';
 
@@ -128,6 +128,59 @@ describe('readJsonl', () => {
     expect(seen).toBe(count);
     // 180 MB of text came after that.
     expect(peak - settled).toBeLessThan(90e6);
+  });
+});
+
+describe('readLines', () => {
+  it('gives the bytes of every line, blank and bad ones too, however the source is cut', async () => {
+    const bytes = Buffer.from('\uFEFF{"a":1} \r\n\n\xffnonsense\nno newline', 'latin1');
+    for (const size of [1, 5, 100]) {
+      const pieces = Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) =>
+        bytes.subarray(i * size, (i + 1) * size),
+      );
+      const lines = [];
+      for await (const some of readLines('-', { stdin: Readable.from(pieces) })) lines.push(...some);
+      expect(lines.map(({ line }) => line)).toEqual([1, 2, 3, 4]);
+      expect(
+        Buffer.concat(lines.flatMap((each) => [each.bytes, Buffer.from('\n')])).equals(
+          Buffer.concat([bytes, Buffer.from('\n')]),
+        ),
+      ).toBe(true);
+    }
+  });
+
+  it('shows every byte of the source as it stands in the file, before it is decompressed', async () => {
+    const compressed = gzipSync('{"a":1}\n'.repeat(50_000));
+    for (const [name, content] of [
+      ['a.jsonl', Buffer.from('{"a":1}\n')],
+      ['a.jsonl.gz', compressed],
+    ] as const) {
+      const pieces: Buffer[] = [];
+      let count = 0;
+      const onBytes = async (piece: Buffer) => void pieces.push(await Promise.resolve(piece));
+      for await (const lines of readLines(file(name, content), { onBytes })) count += lines.length;
+      expect(Buffer.concat(pieces).equals(content)).toBe(true);
+      expect(count).toBe(name.endsWith('gz') ? 50_000 : 1);
+    }
+  });
+
+  it('keeps the messages of a source that cannot be read while it shows the bytes', async () => {
+    const onBytes = () => {};
+    const missing = readJsonl(join(directory, 'none.jsonl.gz'), same, { onBytes });
+    await expect(collect(missing)).rejects.toThrow(/none\.jsonl\.gz: no such file/);
+    const cut = file('cut.jsonl.gz', gzipSync('{"a":1}\n'.repeat(99)).subarray(0, 30));
+    await expect(collect(readJsonl(cut, same, { onBytes }))).rejects.toThrow(/is not a whole gzip file/);
+  });
+
+  it('stops with the reason of its signal, also while it waits for standard input', async () => {
+    const controller = new AbortController();
+    const stdin = new Readable({ read: () => {} });
+    stdin.push('1\n');
+    const reading = collect(readJsonl('-', same, { stdin, signal: controller.signal }));
+    setTimeout(() => controller.abort(new Error('enough')), 20);
+    await expect(reading).rejects.toThrow('enough');
+    const path = file('a.jsonl.gz', gzipSync('1\n'));
+    await expect(collect(readJsonl(path, same, { signal: controller.signal }))).rejects.toThrow('enough');
   });
 });
 

@@ -1,7 +1,6 @@
 import { isUtf8 } from 'node:buffer';
 import { createReadStream } from 'node:fs';
-import type { Readable } from 'node:stream';
-import { pipeline } from 'node:stream';
+import { addAbortSignal, pipeline, Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { DataError, messageOf } from '../runtime/errors';
 import { errorCode, readFailure } from '../runtime/files';
@@ -16,6 +15,10 @@ export interface ReadJsonlOptions {
   maxLineBytes?: number;
   /** What `-` reads, default the process's standard input. */
   stdin?: Readable;
+  /** Gets the source's bytes, piece by piece, before they are decompressed: for progress, a checksum, a copy. */
+  onBytes?: (piece: Buffer) => void | Promise<void>;
+  /** When it is aborted, reading stops at once and throws its reason. */
+  signal?: AbortSignal;
 }
 
 export interface JsonlLine<T> {
@@ -37,27 +40,46 @@ export interface RejectedLine {
 
 const MAX_LINE_BYTES = 16 * 2 ** 20;
 const REMEDY = 'Fix the line, or set such lines aside with skipInvalid (--skip-invalid).';
+const CSV_REMEDY = 'Turn CSV into records with grpolab import.';
 const NEWLINE = 0x0a;
+/** Bytes read at a time. */
+const PIECE_BYTES = 2 ** 18;
 
-interface RawLine {
+/** A line as it stands in the source, without its newline. */
+export interface RawLine {
+  /** from 1 */
   line: number;
   bytes: Buffer;
+  /** longer than `maxLineBytes`: only the beginning is there */
   tooLong: boolean;
 }
 
-function openInput(path: string, stdin: Readable): Readable {
-  if (path === '-') return stdin;
-  const file = createReadStream(path, { highWaterMark: 2 ** 18 });
-  if (!path.endsWith('.gz')) return file;
-  // The callback is there because pipeline wants one: the error also reaches whoever reads the last stream.
-  return pipeline(file, createGunzip(), () => {});
+async function* watched(
+  source: AsyncIterable<Buffer | string>,
+  onBytes: NonNullable<ReadJsonlOptions['onBytes']>,
+): AsyncGenerator<Buffer> {
+  for await (const data of source) {
+    const piece = typeof data === 'string' ? Buffer.from(data) : data;
+    await onBytes(piece);
+    yield piece;
+  }
 }
 
-/** Lines of a byte stream without their newline; of a line that is too long only its beginning is kept. */
+function openInput(path: string, { stdin = process.stdin, onBytes, signal }: ReadJsonlOptions): Readable {
+  const source = path === '-' ? stdin : createReadStream(path, { highWaterMark: PIECE_BYTES });
+  if (signal !== undefined) addAbortSignal(signal, source);
+  const input =
+    onBytes === undefined ? source : Readable.from(watched(source, onBytes), { objectMode: false });
+  if (path === '-' || !path.endsWith('.gz')) return input;
+  // The callback is there because pipeline wants one: the error also reaches whoever reads the last stream.
+  return pipeline(input, createGunzip({ chunkSize: PIECE_BYTES }), () => {});
+}
+
+/** Lines of a byte stream, together those that end in one piece of it. */
 async function* splitLines(
   input: AsyncIterable<Buffer | string>,
   maxLineBytes: number,
-): AsyncGenerator<RawLine> {
+): AsyncGenerator<RawLine[]> {
   let line = 1;
   let parts: Buffer[] = [];
   let size = 0;
@@ -68,17 +90,47 @@ async function* splitLines(
     tooLong ||= size + piece.length > maxLineBytes;
     size += piece.length;
   };
+  const bytes = () => (parts.length === 1 ? parts[0] : Buffer.concat(parts));
   for await (const data of input) {
     const chunk = typeof data === 'string' ? Buffer.from(data) : data;
+    const lines: RawLine[] = [];
     let start = 0;
     for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, start)) {
       take(chunk.subarray(start, end));
-      yield { line: line++, bytes: Buffer.concat(parts), tooLong };
+      lines.push({ line: line++, bytes: bytes(), tooLong });
       [parts, size, tooLong, start] = [[], 0, false, end + 1];
     }
     if (start < chunk.length) take(chunk.subarray(start));
+    if (lines.length > 0) yield lines;
   }
-  if (size > 0) yield { line, bytes: Buffer.concat(parts), tooLong };
+  if (size > 0) yield [{ line, bytes: bytes(), tooLong }];
+}
+
+function sourceName(path: string): string {
+  return path === '-' ? 'stdin' : path;
+}
+
+/**
+ * The lines of a file, a `.gz` file, or `-` for standard input, blank ones too, as bytes and unchecked: many at a time,
+ * since a million single steps of an asynchronous loop cost seconds.
+ *
+ * @throws DataError  while iterating, when the source cannot be read
+ */
+export async function* readLines(path: string, options: ReadJsonlOptions = {}): AsyncGenerator<RawLine[]> {
+  try {
+    yield* splitLines(openInput(path, options), options.maxLineBytes ?? MAX_LINE_BYTES);
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    const code = errorCode(error);
+    if (code === '') throw error;
+    const name = sourceName(path);
+    if (code.startsWith('Z_')) {
+      throw new DataError(
+        `${name}: is not a whole gzip file (${messageOf(error)}). Compress or copy it again.`,
+      );
+    }
+    throw new DataError(`${name}: ${readFailure(error)}.`);
+  }
 }
 
 const LARGE_ID = /"((?:\w+_)?id)"\s*:\s*(\d{16,})(?=\s*[,}])/g;
@@ -93,6 +145,28 @@ function parseJson(text: string): unknown {
   } catch (error) {
     const reason = messageOf(error).replace(/\s+/g, ' ');
     throw new DataError(`not JSON (${reason}); expected one JSON object a line`);
+  }
+}
+
+/** The file of rejected lines of a reader, made when there is one. */
+export class SetAside {
+  private writer: JsonlWriter | undefined;
+
+  constructor(private readonly reader: { readonly name: string; readonly rejectedPath: string }) {}
+
+  async write({ line, bytes, tooLong }: RawLine, reason: string): Promise<void> {
+    const whole = bytes.toString('utf8').replace(/\r$/, '');
+    const text = tooLong ? whole.slice(0, 1000) : whole;
+    const rejected: RejectedLine = { file: this.reader.name, line, reason, text };
+    if (!tooLong && !isUtf8(bytes)) rejected.base64 = bytes.toString('base64');
+    this.writer ??= await JsonlWriter.open(this.reader.rejectedPath);
+    await this.writer.write(rejected);
+  }
+
+  /** @param complete  false after an error or a break: what was set aside is not the whole list, and is not kept */
+  async finish(complete: boolean): Promise<void> {
+    if (complete) await this.writer?.commit();
+    else await this.writer?.abort();
   }
 }
 
@@ -113,50 +187,34 @@ export class JsonlReader<T> implements AsyncIterable<JsonlLine<T>> {
     private readonly parse: (value: unknown) => T,
     private readonly options: ReadJsonlOptions,
   ) {
-    this.name = path === '-' ? 'stdin' : path;
+    this.name = sourceName(path);
     this.rejectedPath =
       options.rejectedPath ?? `${this.name.replace(/(\.jsonl?)?(\.gz)?$/, '')}.rejected.jsonl`;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<JsonlLine<T>, void, undefined> {
-    let setAside: JsonlWriter | undefined;
+    const setAside = new SetAside(this);
     let complete = false;
     try {
-      for await (const raw of this.rawLines()) {
-        const result = this.parseLine(raw);
-        if (result === undefined) continue;
-        if ('value' in result) {
-          yield { line: raw.line, value: result.value };
-          continue;
+      for await (const lines of readLines(this.path, this.options)) {
+        for (const raw of lines) {
+          const result = this.parseLine(raw);
+          if (result === undefined) continue;
+          if ('value' in result) {
+            yield { line: raw.line, value: result.value };
+            continue;
+          }
+          if (!this.options.skipInvalid) {
+            const remedy = /\.[ct]sv(\.gz)?$/i.test(this.name) ? CSV_REMEDY : REMEDY;
+            throw new DataError(`${this.name}:${raw.line}: ${result.reason}. ${remedy}`);
+          }
+          await setAside.write(raw, result.reason);
+          this.rejected++;
         }
-        if (!this.options.skipInvalid) {
-          throw new DataError(`${this.name}:${raw.line}: ${result.reason}. ${REMEDY}`);
-        }
-        setAside ??= await JsonlWriter.open(this.rejectedPath);
-        await setAside.write(this.rejectedLine(raw, result.reason));
-        this.rejected++;
       }
       complete = true;
     } finally {
-      // Left early, by an error or a break: what was set aside so far is not the whole list, so it is not written.
-      if (complete) await setAside?.commit();
-      else await setAside?.abort();
-    }
-  }
-
-  private async *rawLines(): AsyncGenerator<RawLine> {
-    const input = openInput(this.path, this.options.stdin ?? process.stdin);
-    try {
-      yield* splitLines(input, this.maxLineBytes);
-    } catch (error) {
-      const code = errorCode(error);
-      if (code === '') throw error;
-      if (code.startsWith('Z_')) {
-        throw new DataError(
-          `${this.name}: is not a whole gzip file (${messageOf(error)}). Compress or copy it again.`,
-        );
-      }
-      throw new DataError(`${this.name}: ${readFailure(error)}.`);
+      await setAside.finish(complete);
     }
   }
 
@@ -181,18 +239,6 @@ export class JsonlReader<T> implements AsyncIterable<JsonlLine<T>> {
       if (error instanceof DataError) return { reason: error.message };
       throw error;
     }
-  }
-
-  private rejectedLine({ line, bytes, tooLong }: RawLine, reason: string): RejectedLine {
-    const text = bytes.toString('utf8').replace(/\r$/, '');
-    const rejected: RejectedLine = {
-      file: this.name,
-      line,
-      reason,
-      text: tooLong ? text.slice(0, 1000) : text,
-    };
-    if (!tooLong && !isUtf8(bytes)) rejected.base64 = bytes.toString('base64');
-    return rejected;
   }
 }
 

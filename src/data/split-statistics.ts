@@ -1,12 +1,13 @@
 import { kolmogorovSmirnov } from '../metrics/kolmogorov-smirnov';
 import { mean, percentiles, sampleStd } from '../metrics/statistics';
-import type { Assignment, Part, SplitIndex } from './split';
+import type { Assignment, Part } from './split';
+import type { SplitIndex } from './split-index';
 
 /** Values of one part, row by row: what a histogram and a box plot are drawn from. */
 export interface PartDistributions {
-  engagement: number[];
+  engagement: Float64Array;
   /** code points */
-  reply_length: number[];
+  reply_length: Uint32Array;
 }
 
 export interface Summary {
@@ -39,6 +40,8 @@ export interface SplitValidation {
   /** largest difference of a stratum's share between the phases, and what it may be */
   max_proportion_difference: number;
   tolerance: number;
+  /** tweets with replies in more than one part, the test part included; must be 0 */
+  tweet_overlap: number;
   engagement: TwoSampleTest;
   reply_length: TwoSampleTest;
   /** why it did not pass */
@@ -72,33 +75,52 @@ function proportionsOf(part: Part, strata: Assignment['strata']): number[] {
   return strata.map(({ parts }) => parts[part] / total);
 }
 
-function summarise(values: readonly number[]): Summary {
+function summarise(values: ArrayLike<number>): Summary {
   const [min, median, max] = percentiles(values, [0, 50, 100]);
   return { mean: mean(values), std: values.length > 1 ? sampleStd(values) : null, median, min, max };
 }
 
 /** The values of one part, taken from the index. */
 export function distributionsOf(part: Part, index: SplitIndex, parts: readonly Part[]): PartDistributions {
-  const result: PartDistributions = { engagement: [], reply_length: [] };
+  const count = parts.reduce((sum, assigned) => sum + Number(assigned === part), 0);
+  const result = { engagement: new Float64Array(count), reply_length: new Uint32Array(count) };
+  let position = 0;
   parts.forEach((assigned, row) => {
     if (assigned !== part) return;
-    result.engagement.push(index.engagement[row]);
-    result.reply_length.push(index.replyLength[row]);
+    result.engagement[position] = index.engagement[row];
+    result.reply_length[position++] = index.replyLength[row];
   });
   return result;
 }
 
+/** How many tweets have replies in more than one part. */
+export function tweetOverlap({ tweet, tweets }: SplitIndex, parts: readonly Part[]): number {
+  const partOf = new Array<Part | undefined>(tweets);
+  const parted = new Uint8Array(tweets);
+  parts.forEach((part, row) => {
+    partOf[tweet[row]] ??= part;
+    if (partOf[tweet[row]] !== part) parted[tweet[row]] = 1;
+  });
+  return parted.reduce((sum, each) => sum + each, 0);
+}
+
 /** Counts, summaries and quartile shares of a part that is not empty. */
-export function describePart(part: Part, index: SplitIndex, assignment: Assignment): PartStatistics {
-  const { engagement, reply_length } = distributionsOf(part, index, assignment.parts);
-  const tweets = new Set<number>();
-  assignment.parts.forEach((assigned, row) => assigned === part && tweets.add(index.tweet[row]));
+export function describePart(
+  part: Part,
+  index: SplitIndex,
+  { parts, strata }: Assignment,
+  { engagement, reply_length }: PartDistributions,
+): PartStatistics {
+  const isThere = new Uint8Array(index.tweets);
+  parts.forEach((assigned, row) => {
+    if (assigned === part) isThere[index.tweet[row]] = 1;
+  });
   return {
     count: engagement.length,
-    tweets: tweets.size,
+    tweets: isThere.reduce((sum, each) => sum + each, 0),
     engagement: summarise(engagement),
     reply_length: summarise(reply_length),
-    quartile_proportions: proportionsOf(part, assignment.strata),
+    quartile_proportions: proportionsOf(part, strata),
   };
 }
 
@@ -106,12 +128,14 @@ export function describePart(part: Part, index: SplitIndex, assignment: Assignme
  * Compares the phases:
  * - each stratum's share of the replies may differ by max(0.05, 2 / min(n1, n2)). The strata are those of the whole
  *   input: of quartiles found within a phase each would hold 25 %, whatever the split;
+ * - no tweet may have replies in more than one part;
  * - a two-sample Kolmogorov-Smirnov test, of engagement and of reply length, fails below p = 0.001, warns below 0.05.
  */
 export function validateSplit(
-  phase1: PartDistributions,
-  phase2: PartDistributions,
+  phase1: Readonly<Record<keyof PartDistributions, ArrayLike<number>>>,
+  phase2: Readonly<Record<keyof PartDistributions, ArrayLike<number>>>,
   strata: Assignment['strata'],
+  overlap: number,
 ): SplitValidation {
   const failures: string[] = [];
   const warnings: string[] = [];
@@ -122,6 +146,7 @@ export function validateSplit(
     const [found, allowed] = [maxDifference.toFixed(3), tolerance.toFixed(3)];
     failures.push(`quartile shares differ by ${found} between the phases; expected at most ${allowed}`);
   }
+  if (overlap > 0) failures.push(`${overlap} tweets have replies in more than one part; expected 0`);
   const test = (key: keyof PartDistributions, name: string): TwoSampleTest => {
     const { statistic, pValue } = kolmogorovSmirnov(phase1[key], phase2[key]);
     const finding = `${name} differs between the phases: Kolmogorov-Smirnov p = ${pValue.toPrecision(2)}`;
@@ -136,6 +161,7 @@ export function validateSplit(
     passed,
     max_proportion_difference: maxDifference,
     tolerance,
+    tweet_overlap: overlap,
     engagement,
     reply_length,
     failures,
@@ -144,8 +170,11 @@ export function validateSplit(
 }
 
 /** What a user should know of a split that worked. */
-export function splitNotices(index: SplitIndex): string[] {
-  const first = index.engagement[0];
-  if (!Array.from(index.engagement).every((value) => value === first)) return [];
-  return [`all replies have the same engagement (${first}): one stratum, so the split is random by tweet`];
+export function splitNotices({ engagement, notices }: SplitIndex): string[] {
+  const first = engagement[0];
+  for (let row = 1; row < engagement.length; row++) if (engagement[row] !== first) return notices;
+  return [
+    `all replies have the same engagement (${first}): one stratum, so the split is random by tweet`,
+    ...notices,
+  ];
 }

@@ -5,8 +5,8 @@ import { Random } from '../runtime/random';
 import type { TweetRecord } from './records';
 import { parseRecord } from './records';
 import type { PhaseSplit } from './split';
-import { quartileLabel, splitPhases } from './split';
-import { validateSplit } from './split-statistics';
+import { assignParts, describeSplit, indexRecords, quartileLabel, splitPhases } from './split';
+import { tweetOverlap, validateSplit } from './split-statistics';
 
 function record(tweet: number, reply: number, likes: number, text = 'a reply'): TweetRecord {
   const ids = { tweet_id: `t${tweet}`, reply_id: `r${reply}` };
@@ -117,12 +117,23 @@ describe('splitPhases', () => {
     const { statistics, distributions, phase1, test } = splitPhases(world(80, 3, 2), { testFraction: 0.2 });
     expect(statistics.phase1.count).toBe(phase1.length);
     expect(statistics.phase1.tweets).toBe(tweets(phase1).size);
-    expect(distributions.phase1.engagement).toEqual(phase1.map((one) => one.reply_likes / 10));
-    expect(distributions.test.reply_length).toEqual(test.map((one) => one.reply.trim().length));
+    expect(Array.from(distributions.phase1.engagement)).toEqual(phase1.map((one) => one.reply_likes / 10));
+    expect(Array.from(distributions.test.reply_length)).toEqual(test.map((one) => one.reply.trim().length));
     expect(statistics.phase1.engagement.max).toBe(Math.max(...distributions.phase1.engagement));
     expect(statistics.test?.count).toBe(test.length);
     expect(statistics.phase2.quartile_proportions.reduce((a, b) => a + b)).toBeCloseTo(1, 12);
     expect(splitPhases(world(80, 3, 2)).statistics).not.toHaveProperty('test');
+  });
+
+  it('refuses likes that are not numbers, and names the record', () => {
+    const bad = (change: Partial<TweetRecord>) =>
+      splitPhases(world(40, 1, 1).map((one, i) => (i === 6 ? { ...one, ...change } : one)));
+    expect(() => bad({ reply_likes: NaN })).toThrow(
+      /^record 7: reply_likes is NaN and tweet_likes 10; expected/,
+    );
+    expect(() => bad({ tweet_likes: NaN })).toThrow(DataError);
+    expect(() => bad({ reply_likes: -1 })).toThrow(DataError);
+    expect(() => bad({ reply_likes: Infinity })).toThrow(DataError);
   });
 
   it('refuses shares out of range and too few tweets', () => {
@@ -160,7 +171,7 @@ describe('validateSplit', () => {
 
   it('fails a split by engagement, which quartiles within each phase could not show', () => {
     const uneven = strata([100, 100, 0, 0], [0, 0, 100, 100]);
-    const validation = validateSplit(spread(200, 0, 0.5), spread(200, 0.5, 1), uneven);
+    const validation = validateSplit(spread(200, 0, 0.5), spread(200, 0.5, 1), uneven, 0);
     expect(validation.passed).toBe(false);
     expect(validation.max_proportion_difference).toBe(0.5);
     expect(validation.failures).toHaveLength(2);
@@ -178,23 +189,57 @@ describe('validateSplit', () => {
     expect(validation.failures[0]).toMatch(/^quartile shares differ/);
   });
 
+  it('fails an assignment that parts a tweet, and counts those tweets', () => {
+    const index = indexRecords(world(300, 4, 3));
+    const assignment = assignParts(index);
+    expect(describeSplit(index, assignment).statistics.validation.tweet_overlap).toBe(0);
+    // The leak of a split by reply: every row on its own.
+    const random = new Random(1, 'leak');
+    const leaking = {
+      ...assignment,
+      parts: assignment.parts.map(() => random.pick(['phase1', 'phase2'] as const)),
+    };
+    const { validation } = describeSplit(index, leaking).statistics;
+    const parted = Array.from({ length: index.tweets }, (_, t) => t).filter(
+      (t) => new Set(leaking.parts.filter((_, row) => index.tweet[row] === t)).size > 1,
+    );
+    expect(parted.length).toBeGreaterThan(50);
+    expect(validation.tweet_overlap).toBe(parted.length);
+    expect(validation.passed).toBe(false);
+    expect(validation.failures).toContain(
+      `${parted.length} tweets have replies in more than one part; expected 0`,
+    );
+  });
+
+  it('counts a tweet that reaches into the test part as an overlap', () => {
+    const index = indexRecords([record(1, 1, 1), record(1, 2, 2), record(2, 3, 3)]);
+    expect(tweetOverlap(index, ['test', 'phase1', 'phase2'])).toBe(1);
+    expect(tweetOverlap(index, ['test', 'test', 'phase2'])).toBe(0);
+  });
+
+  it('fails on engagement alone', () => {
+    const { passed, failures } = validateSplit(spread(200, 0, 1), spread(200, 0.3, 1.3), even, 0);
+    expect(passed).toBe(false);
+    expect(failures).toEqual([expect.stringMatching(/^engagement differs between the phases/)]);
+  });
+
   it('fails on reply length alone', () => {
     const longer = { ...spread(200, 0, 1), reply_length: Array.from({ length: 200 }, (_, i) => i + 80) };
-    const { passed, failures } = validateSplit(spread(200, 0, 1), longer, even);
+    const { passed, failures } = validateSplit(spread(200, 0, 1), longer, even, 0);
     expect(passed).toBe(false);
     expect(failures).toEqual([expect.stringMatching(/^reply length differs between the phases/)]);
   });
 
   it('only warns between p = 0.001 and p = 0.05', () => {
     const longer = { ...spread(200, 0, 1), reply_length: Array.from({ length: 200 }, (_, i) => i + 30) };
-    const { passed, warnings, reply_length } = validateSplit(spread(200, 0, 1), longer, even);
+    const { passed, warnings, reply_length } = validateSplit(spread(200, 0, 1), longer, even, 0);
     expect(reply_length.p_value).toBeGreaterThan(0.001);
     expect(reply_length.p_value).toBeLessThan(0.05);
     expect({ passed, warnings: warnings.length }).toEqual({ passed: true, warnings: 1 });
   });
 
   it('allows small phases two rows of difference', () => {
-    expect(validateSplit(spread(10, 0, 1), spread(30, 0, 1), even).tolerance).toBe(0.2);
+    expect(validateSplit(spread(10, 0, 1), spread(30, 0, 1), even, 0).tolerance).toBe(0.2);
   });
 });
 

@@ -2,9 +2,10 @@ import { median, percentiles } from '../metrics/statistics';
 import { ConfigError, DataError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import type { TweetRecord } from './records';
-import { engagementOf, replyLengthOf } from './records';
+import type { SplitIndex } from './split-index';
+import { indexRecords } from './split-index';
 import type { PartDistributions, SplitStatistics } from './split-statistics';
-import { describePart, distributionsOf, splitNotices, validateSplit } from './split-statistics';
+import { describePart, distributionsOf, splitNotices, tweetOverlap, validateSplit } from './split-statistics';
 
 export interface SplitOptions {
   /** share of the training replies that goes to phase 1, in (0, 1); default 0.5 */
@@ -15,16 +16,11 @@ export interface SplitOptions {
   testFraction?: number;
 }
 
+export { indexRecords };
+export type { SplitIndex };
+
 /** The parts of a split: supervised fine-tuning, GRPO, held out. */
 export type Part = 'phase1' | 'phase2' | 'test';
-
-/** All that the splitter must know of the replies, row by row: small enough to keep for a million of them. */
-export interface SplitIndex {
-  /** number of the reply's tweet, 0 .. tweets - 1, in order of first appearance */
-  tweet: ArrayLike<number>;
-  engagement: ArrayLike<number>;
-  replyLength: ArrayLike<number>;
-}
 
 export interface StratumCounts {
   tweets: number;
@@ -42,16 +38,20 @@ export interface Assignment {
   strata: StratumCounts[];
 }
 
-export interface PhaseSplit<R> {
+/** A split, described without its records. */
+export interface SplitDescription {
+  /** what `phase_split_statistics.json` holds; its `validation.passed` says whether the phases are alike */
+  statistics: SplitStatistics;
+  /** the values behind it, for a histogram and a box plot */
+  distributions: Record<Part, PartDistributions>;
+}
+
+export interface PhaseSplit<R> extends SplitDescription {
   /** for supervised fine-tuning, in input order, as the others */
   phase1: R[];
   /** for GRPO */
   phase2: R[];
   test: R[];
-  /** what `phase_split_statistics.json` holds; its `validation.passed` says whether the phases are alike */
-  statistics: SplitStatistics;
-  /** the values behind it, for a histogram and a box plot */
-  distributions: Record<Part, PartDistributions>;
 }
 
 /** The quartile of a value: the number of boundaries strictly below it. */
@@ -59,7 +59,12 @@ export function quartileLabel(value: number, boundaries: readonly number[]): num
   return boundaries.filter((boundary) => boundary < value).length;
 }
 
-function requireShares({ ratio, testFraction }: Required<SplitOptions>): void {
+/** The options with their defaults. @throws ConfigError  when a share is out of range */
+export function splitOptions({
+  ratio = 0.5,
+  seed = 42,
+  testFraction = 0,
+}: SplitOptions): Required<SplitOptions> {
   if (!(ratio > 0 && ratio < 1)) {
     throw new ConfigError(`ratio is ${ratio}; expected a share above 0 and below 1, such as 0.5.`);
   }
@@ -68,6 +73,7 @@ function requireShares({ ratio, testFraction }: Required<SplitOptions>): void {
       `testFraction is ${testFraction}; expected a share from 0 and below 1, such as 0.1.`,
     );
   }
+  return { ratio, seed, testFraction };
 }
 
 /** Takes tweets in order while their replies fit into `target`, passing over those that do not: which are taken. */
@@ -91,10 +97,15 @@ function partsOfStratum(sizes: readonly number[], { ratio, testFraction }: Requi
   return sizes.map((_, i) => (tested[i] ? 'test' : chosen[i] ? 'phase1' : 'phase2'));
 }
 
-function rowsByTweet(tweet: ArrayLike<number>): number[][] {
-  const rows: number[][] = [];
-  for (let row = 0; row < tweet.length; row++) (rows[tweet[row]] ??= []).push(row);
-  return rows;
+/** The rows grouped by tweet, in order: those of tweet t are rows[starts[t]] .. rows[starts[t + 1] - 1]. */
+function rowsByTweet({ tweet, tweets }: SplitIndex): { rows: Uint32Array; starts: Uint32Array } {
+  const starts = new Uint32Array(tweets + 1);
+  for (let row = 0; row < tweet.length; row++) starts[tweet[row] + 1]++;
+  for (let t = 0; t < tweets; t++) starts[t + 1] += starts[t];
+  const next = starts.slice();
+  const rows = new Uint32Array(tweet.length);
+  for (let row = 0; row < tweet.length; row++) rows[next[tweet[row]]++] = row;
+  return { rows, starts };
 }
 
 /**
@@ -107,44 +118,34 @@ function rowsByTweet(tweet: ArrayLike<number>): number[][] {
  *    any more is passed over; so a share is missed by less than one tweet, and not at all with one reply a tweet.
  *
  * Memory is that of the index: no record is needed.
+ *
+ * @throws ConfigError  when a share is out of range
+ * @throws DataError  when there is no row
  */
-export function assignParts(index: SplitIndex, options: Required<SplitOptions>): Assignment {
-  requireShares(options);
-  const { seed } = options;
-  const { tweet, engagement } = index;
+export function assignParts(index: SplitIndex, options: SplitOptions = {}): Assignment {
+  const shares = splitOptions(options);
+  const { engagement } = index;
   if (engagement.length === 0) throw new DataError('no records to split; expected at least 2 tweets.');
   const boundaries = percentiles(engagement, [25, 50, 75]);
-  const rows = rowsByTweet(tweet);
+  const { rows, starts } = rowsByTweet(index);
+  const byTweet = Float64Array.from(rows, (row) => engagement[row]);
   const tweetsOf: number[][] = [[], [], [], []];
-  rows.forEach((ofTweet, number) => {
-    const label = quartileLabel(median(ofTweet.map((row) => engagement[row])), boundaries);
-    tweetsOf[label].push(number);
-  });
+  for (let t = 0; t < index.tweets; t++) {
+    tweetsOf[quartileLabel(median(byTweet.subarray(starts[t], starts[t + 1])), boundaries)].push(t);
+  }
   const parts = new Array<Part>(engagement.length);
   const strata = tweetsOf.map((tweets, label): StratumCounts => {
-    const shuffled = new Random(seed, 'split', label).shuffle(tweets);
-    const sizes = shuffled.map((number) => rows[number].length);
+    const shuffled = new Random(shares.seed, 'split', label).shuffle(tweets);
+    const sizes = shuffled.map((t) => starts[t + 1] - starts[t]);
     const counts = { phase1: 0, phase2: 0, test: 0 };
-    partsOfStratum(sizes, options).forEach((part, position) => {
+    partsOfStratum(sizes, shares).forEach((part, position) => {
+      const t = shuffled[position];
       counts[part] += sizes[position];
-      for (const row of rows[shuffled[position]]) parts[row] = part;
+      for (let i = starts[t]; i < starts[t + 1]; i++) parts[rows[i]] = part;
     });
     return { tweets: tweets.length, replies: sizes.reduce((sum, size) => sum + size, 0), parts: counts };
   });
   return { parts, boundaries, strata };
-}
-
-/** The index of records that are in memory. */
-export function indexRecords(
-  records: readonly Pick<TweetRecord, 'tweet_id' | 'reply' | 'reply_likes' | 'tweet_likes'>[],
-): SplitIndex {
-  const numbers = new Map<string, number>();
-  const tweet = records.map(({ tweet_id }) => {
-    const number = numbers.get(tweet_id) ?? numbers.size;
-    numbers.set(tweet_id, number);
-    return number;
-  });
-  return { tweet, engagement: records.map(engagementOf), replyLength: records.map(replyLengthOf) };
 }
 
 function requireParts(
@@ -153,7 +154,7 @@ function requireParts(
   { ratio, testFraction }: Required<SplitOptions>,
 ): void {
   const found = new Set(assignment.parts);
-  const input = `${index.engagement.length} replies to ${assignment.strata.reduce((n, s) => n + s.tweets, 0)} tweets`;
+  const input = `${index.engagement.length} replies to ${index.tweets} tweets`;
   for (const part of ['phase1', 'phase2'] as const) {
     if (found.has(part)) continue;
     throw new DataError(
@@ -175,47 +176,45 @@ function requireParts(
 export function describeSplit(
   index: SplitIndex,
   assignment: Assignment,
-  options: Required<SplitOptions>,
-): SplitStatistics {
-  requireParts(assignment, index, options);
-  const values = (part: Part) => distributionsOf(part, index, assignment.parts);
-  return {
-    ratio: options.ratio,
-    seed: options.seed,
-    test_fraction: options.testFraction,
+  options: SplitOptions = {},
+): SplitDescription {
+  const { ratio, seed, testFraction } = splitOptions(options);
+  requireParts(assignment, index, { ratio, seed, testFraction });
+  const valuesOf = (part: Part) => distributionsOf(part, index, assignment.parts);
+  const distributions = { phase1: valuesOf('phase1'), phase2: valuesOf('phase2'), test: valuesOf('test') };
+  const describe = (part: Part) => describePart(part, index, assignment, distributions[part]);
+  const overlap = tweetOverlap(index, assignment.parts);
+  const statistics = {
+    ratio,
+    seed,
+    test_fraction: testFraction,
     quartile_boundaries: assignment.boundaries,
     strata: assignment.strata,
-    phase1: describePart('phase1', index, assignment),
-    phase2: describePart('phase2', index, assignment),
-    ...(options.testFraction > 0 && { test: describePart('test', index, assignment) }),
-    validation: validateSplit(values('phase1'), values('phase2'), assignment.strata),
+    phase1: describe('phase1'),
+    phase2: describe('phase2'),
+    ...(testFraction > 0 && { test: describe('test') }),
+    validation: validateSplit(distributions.phase1, distributions.phase2, assignment.strata, overlap),
     notices: splitNotices(index),
   };
+  return { statistics, distributions };
 }
 
 /**
  * Splits records into the data of two training phases, SFT and GRPO, which share no tweet, and optionally a test set;
  * `assignParts` says how. Every record lands in exactly one part; parts keep the order of the input. The same records,
- * options and seed give the same parts. It does not throw when the validation fails: see `statistics.validation`.
+ * options and seed give the same parts, those of `splitFile`. It does not throw when the validation fails: see
+ * `statistics.validation`.
  *
  * @throws ConfigError  when a share is out of range
- * @throws DataError  when there are no records, or too few tweets to fill every part
+ * @throws DataError  when there are no records, too few tweets to fill every part, or likes that are not numbers
  */
 export function splitPhases<R extends TweetRecord>(
   records: readonly R[],
-  { ratio = 0.5, seed = 42, testFraction = 0 }: SplitOptions = {},
+  options: SplitOptions = {},
 ): PhaseSplit<R> {
-  const options = { ratio, seed, testFraction };
   const index = indexRecords(records);
   const assignment = assignParts(index, options);
-  const statistics = describeSplit(index, assignment, options);
+  const description = describeSplit(index, assignment, options);
   const rowsOf = (part: Part) => records.filter((_, row) => assignment.parts[row] === part);
-  const valuesOf = (part: Part) => distributionsOf(part, index, assignment.parts);
-  return {
-    phase1: rowsOf('phase1'),
-    phase2: rowsOf('phase2'),
-    test: rowsOf('test'),
-    statistics,
-    distributions: { phase1: valuesOf('phase1'), phase2: valuesOf('phase2'), test: valuesOf('test') },
-  };
+  return { phase1: rowsOf('phase1'), phase2: rowsOf('phase2'), test: rowsOf('test'), ...description };
 }

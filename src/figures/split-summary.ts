@@ -62,7 +62,7 @@ function summariseSample(
   edges: readonly number[],
   scale: 'linear' | 'log',
 ): Sample {
-  const all = Array.from(values);
+  const all = new Float64Array(values);
   const binned = scale === 'log' ? all.filter((value) => value > 0) : all;
   const [min, p5, q1, middle, q3, p95, max] = percentiles(all, [0, 5, 25, 50, 75, 95, 100]);
   const counts = binCounts(binned, edges);
@@ -81,11 +81,10 @@ function summariseSample(
   };
 }
 
-function extent(values: readonly number[]): [number, number] {
-  return values.reduce<[number, number]>(
-    ([low, high], value) => [Math.min(low, value), Math.max(high, value)],
-    [Infinity, -Infinity],
-  );
+function extent(values: Float64Array): [number, number] {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  return [low, high];
 }
 
 function summariseQuantity(
@@ -94,7 +93,9 @@ function summariseQuantity(
   name: string,
   ks: TestResult | undefined,
 ): Distribution {
-  const all = [...Array.from(first), ...Array.from(second)];
+  const all = new Float64Array(first.length + second.length);
+  all.set(first);
+  all.set(second, first.length);
   if (first.length === 0 || second.length === 0) {
     throw new ShapeError(
       `${name}: phases of ${first.length} and ${second.length} values; expected at least 1 of each.`,

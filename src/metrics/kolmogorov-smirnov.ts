@@ -28,8 +28,8 @@ export function kolmogorovTail(x: number): number {
 
 /** max over x of abs(F_a - F_b), times n m: an integer, so that ties with the statistic are exact. */
 function scaledStatistic(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  const x = Float64Array.from(a).sort();
-  const y = Float64Array.from(b).sort();
+  const x = new Float64Array(a).sort();
+  const y = new Float64Array(b).sort();
   if (Number.isNaN(x[x.length - 1]) || Number.isNaN(y[y.length - 1])) {
     throw new ShapeError('a value is NaN; expected numbers only.');
   }

@@ -17,7 +17,7 @@ function requireSameLength(a: Numbers, b: Numbers, what: string): void {
 
 /** A sorted copy in which NaN cannot hide: it would come last and shift every percentile. */
 function sorted(values: Numbers): Float64Array {
-  const copy = Float64Array.from(values).sort();
+  const copy = new Float64Array(values).sort();
   if (Number.isNaN(copy[copy.length - 1])) throw new ShapeError('a value is NaN; expected numbers only.');
   return copy;
 }
