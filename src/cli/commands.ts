@@ -68,13 +68,99 @@ const split: Command = {
   run: async (args, io) => (await import('./split.js')).split(args, io),
 };
 
+const EMBEDDING: OptionSpecs = {
+  embedding: {
+    value: 'E',
+    default: 'lexical',
+    describe: 'lexical, or a sentence encoder in ONNX form: a directory, or a hub id owner/name',
+  },
+};
+
+const importCommand: Command = {
+  name: 'import',
+  summary: 'turn CSV files into records',
+  usage: '--from csv|twcs --input F --output F',
+  options: {
+    from: {
+      value: 'csv|twcs',
+      required: true,
+      describe: "the study's columns, or Customer Support on Twitter",
+    },
+    input: { value: 'F', required: true, describe: 'CSV file, .csv.gz, or - for standard input' },
+    output: { value: 'F', required: true, describe: 'records, .jsonl or .jsonl.gz' },
+    'first-turn': { describe: "twcs: keep only answers to a thread's first tweet" },
+    'skip-invalid': { describe: 'set bad rows aside in *.rejected.jsonl with the reason, and go on' },
+    json: { describe: 'one JSON object: counts' },
+  },
+  details: [
+    'csv: columns tweet_id, tweet, reply and, optionally, those of the records; others are kept as text.',
+    'twcs: every row that answers another row of the file becomes a record; threads are rebuilt.',
+    'Separated by comma, tab or semicolon, as the header shows; UTF-8.',
+  ],
+  run: async (args, io) => (await import('./import.js')).importRecords(args, io),
+};
+
+const clean: Command = {
+  name: 'clean',
+  summary: 'normalise texts, drop duplicate replies, put the best records first',
+  usage: '--input F --output F [--embedding lexical|DIR|ID] [--threshold C]',
+  options: {
+    ...INPUT,
+    output: { value: 'F', required: true, describe: 'records, .jsonl or .jsonl.gz' },
+    ...EMBEDDING,
+    threshold: {
+      value: 'C',
+      describe: "cosine above which two replies are near-duplicates; default: the embedding's own",
+    },
+    'keep-near-duplicates': { describe: 'drop only replies that are equal' },
+    json: { describe: 'one JSON object: counts by rule' },
+  },
+  details: [
+    'Characters repeated three times or more collapse to two, #CamelCase becomes words, white space is folded.',
+    'Of equal or nearly equal replies the one with most likes stays. Prints how many records each rule touched.',
+  ],
+  run: async (args, io) => (await import('./clean.js')).clean(args, io),
+};
+
+const trainReward: Command = {
+  name: 'train-reward',
+  summary: 'learn a reward from the likes of replies',
+  usage: '--data F --output D [--objective rank|regression] [--embedding lexical|DIR|ID] [--seed 42]',
+  options: {
+    data: { ...INPUT.input, describe: 'records: JSONL file, .jsonl.gz, or - for standard input' },
+    'skip-invalid': INPUT['skip-invalid'],
+    output: { value: 'D', required: true, describe: 'a directory that is empty or does not exist' },
+    objective: {
+      value: 'O',
+      default: 'rank',
+      describe:
+        'rank: which of two replies to one tweet got more likes; regression: the rank of the engagement',
+    },
+    ...EMBEDDING,
+    'test-fraction': {
+      value: 'R',
+      default: '0.2',
+      describe: 'share of the tweets held out to judge the reward',
+    },
+    epochs: { value: 'N', default: '20', describe: 'passes over the training replies, at most' },
+    'learning-rate': { value: 'R', default: '1e-4', describe: 'of AdamW' },
+    seed: { value: 'N', default: '42', describe: 'of hold-out, weights, dropout and order' },
+    json: { describe: 'one JSON object: the evaluation' },
+  },
+  run: async (args, io) => (await import('./train-reward.js')).trainReward(args, io),
+};
+
 const reward: Command = {
   name: 'reward',
   summary: 'score replies to tweets',
   usage: '--input F [--reward heuristic|FILE.yaml] [--json]',
   options: {
     ...INPUT,
-    reward: { value: 'R', default: 'heuristic', describe: "the study's heuristic reward, or a YAML file" },
+    reward: {
+      value: 'R',
+      default: 'heuristic',
+      describe: "heuristic (the study's), sharp, a YAML file, or a directory of train-reward",
+    },
     json: { describe: 'the JSON lines alone, without the summary on standard error' },
   },
   details: [
@@ -200,7 +286,11 @@ const smallTest: Command = {
       describe: 'records; the first 100 train, the others are held out',
     },
     'eval-data': { value: 'F', describe: 'records whose tweets are held out, instead' },
-    reward: { value: 'R', default: 'heuristic', describe: 'heuristic, or a YAML file' },
+    reward: {
+      value: 'R',
+      default: 'heuristic',
+      describe: 'heuristic, sharp, a YAML file, or a directory of train-reward',
+    },
     output: { value: 'D', default: 'runs/small-test', describe: 'where everything is written' },
     seed: { value: 'N', default: '42', describe: 'of split, training and sampling' },
     'grpo-steps': {
@@ -251,8 +341,11 @@ const bench: Command = {
 export const COMMANDS: readonly Command[] = [
   doctor,
   smallTest,
+  importCommand,
+  clean,
   split,
   reward,
+  trainReward,
   train,
   generate,
   logprobs,
