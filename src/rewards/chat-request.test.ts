@@ -1,0 +1,76 @@
+import { describe, expect, it } from 'vitest';
+import { z } from 'zod';
+import { ConfigError } from '../runtime/errors';
+import { parseStrict } from '../runtime/strict';
+import { chatEndpointSchema, parseAnswer, refuseSecrets, retryAfterSeconds } from './chat-request';
+
+const KEY = 'sk-test-0123456789abcdefghij';
+const schema = z.object({ grade: z.int().min(1).max(10), taste: z.int().min(1).max(10) });
+
+describe('a key', () => {
+  it.each([
+    [{ base_url: `http://user:${KEY}@localhost/v1` }, /base_url: .*without user name, password/],
+    [{ base_url: `http://localhost/v1?key=${KEY}` }, /base_url: /],
+    [{ base_url: KEY }, /base_url: expected an http or https address/],
+    [{ base_url: 'http://localhost/v1/chat/completions' }, /leave out \/chat\/completions/],
+    [{ api_key_env: KEY }, /api_key_env: .*Never put the key itself here/],
+  ])('in a setting is refused without showing it: %#', (wrong, message) => {
+    const value = { base_url: 'http://localhost/v1', model: 'm', ...wrong };
+    const error = (() => {
+      try {
+        return parseStrict(chatEndpointSchema, value, 'judge.yaml');
+      } catch (thrown) {
+        return thrown;
+      }
+    })() as Error;
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(error.message).toMatch(message);
+    expect(error.message).not.toContain('sk-test');
+  });
+
+  it.each(['api_key', 'apiKey', 'key', 'token', 'OPENAI_API_KEY', 'auth_token', 'password', 'Authorization'])(
+    'under the name %s in a configuration is refused with the remedy',
+    (name) => {
+      const refuse = (): void => refuseSecrets({ model: 'm', [name]: KEY }, 'judge.yaml');
+      expect(refuse).toThrow(ConfigError);
+      expect(refuse).toThrow(/environment variable and its name into api_key_env/);
+      expect(refuse).not.toThrow(/sk-test/);
+    },
+  );
+
+  it('is not seen in the settings that an endpoint has', () => {
+    expect(() =>
+      refuseSecrets(Object.fromEntries(Object.keys(chatEndpointSchema.shape).map((k) => [k, 1])), ''),
+    ).not.toThrow();
+  });
+});
+
+describe('parseAnswer', () => {
+  it.each([
+    '{"grade": 7, "taste": 3}',
+    '```json\n{"grade": 7, "taste": 3}\n```',
+    'Here you are:\n{"taste": 3, "grade": 7, "why": "short"}\nThat is all.',
+    '<think>Perhaps {"grade": 1}?</think>\n\n{"grade": 7, "taste": 3}',
+    '{"grade": 7.0, "taste": 3}',
+  ])('reads %j', (content) => {
+    expect(parseAnswer(content, schema)).toEqual({ value: { grade: 7, taste: 3 } });
+  });
+
+  it.each(['', '[7, 3]', '{}', 'null', '{"grade": true, "taste": 3}', '{"Grade": 7, "taste": 3}', '}{'])(
+    'says what is wrong with %j',
+    (content) => {
+      expect(parseAnswer(content, schema)).toHaveProperty('problem');
+    },
+  );
+});
+
+describe('retryAfterSeconds', () => {
+  it('reads seconds and dates, none of them negative', () => {
+    const now = Date.parse('2026-01-02T03:04:05Z');
+    expect(retryAfterSeconds('3', now)).toBe(3);
+    expect(retryAfterSeconds(' 0.5 ', now)).toBe(0.5);
+    expect(retryAfterSeconds('Fri, 02 Jan 2026 03:05:05 GMT', now)).toBe(60);
+    expect(retryAfterSeconds('Fri, 02 Jan 2026 03:00:00 GMT', now)).toBe(0);
+    for (const text of [undefined, null, '', 'soon']) expect(retryAfterSeconds(text, now)).toBeUndefined();
+  });
+});
