@@ -3,3 +3,4 @@
 export * from './text';
 export * from './diversity';
 export * from './statistics';
+export * from './ranking';

@@ -21,6 +21,8 @@ export interface HubOptions {
   hubUrl?: string;
   /** Default the cache of the Hugging Face libraries: `HF_HUB_CACHE`, `HF_HOME`, else ~/.cache/huggingface/hub. */
   cacheDir?: string;
+  /** Files to download, by their paths in the repository. Default: configuration, tokenizer, safetensors weights. */
+  files?: RegExp;
 }
 
 const HUB_ID = /^[\w-][\w.-]*\/[\w-][\w.-]*$/;
@@ -59,7 +61,12 @@ export async function resolveModel(
 async function downloadModel(
   name: string,
   onProgress: (progress: DownloadProgress) => void,
-  { revision = 'main', hubUrl = process.env.HF_ENDPOINT, cacheDir = getHFHubCachePath() }: HubOptions,
+  {
+    revision = 'main',
+    hubUrl = process.env.HF_ENDPOINT,
+    cacheDir = getHFHubCachePath(),
+    files = WANTED,
+  }: HubOptions,
 ): Promise<string> {
   const repo = { type: 'model' as const, name };
   const access = { hubUrl, accessToken: process.env.HF_TOKEN };
@@ -67,7 +74,7 @@ async function downloadModel(
   const snapshot = join(cacheDir, getRepoFolderName(repo), 'snapshots', basename(sha));
   const wanted = [];
   for await (const entry of listFiles({ repo, revision: sha, ...access })) {
-    if (entry.type === 'file' && WANTED.test(entry.path)) wanted.push(entry);
+    if (entry.type === 'file' && files.test(entry.path)) wanted.push(entry);
   }
   const totalBytes = wanted.reduce((sum, { size }) => sum + size, 0);
   let loadedBytes = 0;

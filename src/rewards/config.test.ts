@@ -2,8 +2,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { ConfigError } from '../runtime/errors';
+import { CheckpointError, ConfigError } from '../runtime/errors';
 import { loadReward } from './config';
+import { initialParameters, saveLearned } from './learned';
 
 let folder: string;
 beforeAll(async () => {
@@ -49,8 +50,23 @@ describe('loadReward', () => {
   it.each([
     ['weights: {relevnce: 0.3}', /unknown key "weights.relevnce"; did you mean "relevance"\?/],
     ['weihgts: {}', /unknown key "weihgts"; did you mean "weights"\?/],
-    ['embedding: {kind: minilm, dir: x}', /unknown key "embedding.dir"; did you mean "directory"\?/],
-    ['embedding: {kind: minilm, directory: absent}', /absent has no config.json/],
+    ['embedding: {kind: minilm, modl: x}', /unknown key "embedding.modl"; did you mean "model"\?/],
+    ['embedding: {kind: minilm, model: absent}', /absent: expected a model directory or a hub id/],
+    ['embedding: {kind: minilm, model: .}', /has no config.json, tokenizer.json/],
+    ['type: heuristics', /bad.yaml: type is "heuristics".*Did you mean "heuristic"/],
+    ['preset: shrp', /bad.yaml: preset is "shrp"; expected study, sharp. Did you mean "sharp"/],
+    ['{preset: sharp, length: {tiny_below: 5}}', /unknown key "length"/],
+    ['{type: learned, directory: absent}', /absent.reward.json: no such file/],
+    ['{type: learned, directory: absent, weights: {}}', /unknown key "weights"/],
+    ['{type: composite, parts: {}}', /has no parts/],
+    ['{type: composite, parts: {a: {weight: 0.5, reward: heuristic}}}', /sum to 0.5; expected 1/],
+    [
+      '{type: composite, parts: {a: {weight: 1, reward: {preset: sharp, guards: {min_lenth: 1}}}}}',
+      /bad.yaml: parts.a: unknown key "guards.min_lenth"; did you mean "guards.min_length"|min_length/,
+    ],
+    ['{type: composite, parts: {a: {weight: 1, reward: absent.yaml}}}', /absent.yaml": cannot be read/],
+    ['{type: judge, base_url: "http://localhost:1/v1"}', /bad.yaml: .*model/],
+    ['{type: judge, base_url: "http://localhost:1/v1", model: m, api_key: sk-123}', /api_key/],
     ['weights: {relevance: 0.9}', /weights sum to 1.6, expected 1/],
     ['guards: {max_length: many}', /guards.max_length is "many"/],
     ['- a list', /the value is/],
@@ -58,12 +74,63 @@ describe('loadReward', () => {
   ])('refuses %j in one line that names file and remedy', async (text, message) => {
     const path = await yamlFile('bad.yaml', text);
     const error = await loadReward(path).catch((thrown: unknown) => thrown);
-    expect(error).toBeInstanceOf(ConfigError);
+    expect(error instanceof ConfigError || error instanceof CheckpointError).toBe(true);
     expect((error as Error).message).toMatch(message);
     expect((error as Error).message).not.toContain('\n');
   });
 
   it('says of a name that is neither built in nor a file what was expected', async () => {
-    await expect(loadReward('heuristc')).rejects.toThrow('expected "heuristic" or a YAML file');
+    await expect(loadReward('heuristc')).rejects.toThrow(
+      'expected "heuristic", "sharp", a YAML file, or the directory of a learned reward',
+    );
+  });
+
+  it('knows the sharp preset by name and by key, never otherwise', async () => {
+    const [tweet, reply] = ['Rain again, for the ninth day', 'Great point'];
+    const byName = await loadReward('sharp');
+    const byKey = await loadReward(await yamlFile('tuned.yaml', 'preset: sharp\n'));
+    expect([byName.name, byKey.name]).toEqual(['sharp', 'tuned']);
+    expect(await byKey.score(tweet, reply)).toEqual(await byName.score(tweet, reply));
+    const study = await (await loadReward('heuristic')).score(tweet, reply);
+    expect((await byName.score(tweet, reply)).total).toBeLessThan(study.total - 0.2);
+  });
+
+  it('opens a composite of names, files from its own folder, and settings in place', async () => {
+    await yamlFile('part.yaml', 'name: part of its own\npreset: sharp\n');
+    const parts = [
+      'a: {weight: 0.5, reward: heuristic}',
+      'b: {weight: 0.3, reward: part.yaml}',
+      'c: {weight: 0.2, reward: {guards: {min_length: 50}}}',
+    ];
+    const path = await yamlFile('all.yaml', `type: composite\nparts: {${parts.join(', ')}}`);
+    const reward = await loadReward(path);
+    const [tweet, reply] = ['Rain again, for the ninth day', 'Nine days? My basil swims.'];
+    const { total, components } = await reward.score(tweet, reply);
+    const [study, sharp] = [await loadReward('heuristic'), await loadReward('sharp')];
+    expect(reward.name).toBe('all');
+    expect(components.a).toBe((await study.score(tweet, reply)).total);
+    expect(components.b).toBe((await sharp.score(tweet, reply)).total);
+    expect(components.c).toBe(0); // shorter than its guard
+    expect(total).toBeCloseTo(0.5 * components.a + 0.3 * components.b, 12);
+  });
+
+  it('opens a learned reward from its directory and from a file, relative to the file', async () => {
+    const directory = join(folder, 'likes');
+    await saveLearned(directory, {
+      description: {
+        ...{ type: 'learned', version: 1, objective: 'rank', training: {}, evaluation: {} },
+        embedding: { name: 'lexical', model: 'lexical', dimensions: 4096 },
+      },
+      parameters: initialParameters(8192, 1),
+    });
+    const [byDirectory, byFile] = [
+      await loadReward(directory),
+      await loadReward(await yamlFile('hybrid.yaml', 'type: learned\ndirectory: likes\n')),
+    ];
+    const result = await byDirectory.score('Rain again', 'Bring boats');
+    expect(result.total).toBeGreaterThan(0);
+    expect(await byFile.score('Rain again', 'Bring boats')).toEqual(result);
+    expect([byDirectory.name, byFile.name]).toEqual(['likes', 'hybrid']);
+    await expect(loadReward(folder)).rejects.toThrow('has no reward.json');
   });
 });

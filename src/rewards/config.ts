@@ -1,47 +1,129 @@
-/** Choosing a reward by name or by a YAML file. */
+/** Choosing a reward by name, by a YAML file, or by the directory of a learned one. */
 
+import { existsSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { basename, dirname, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { ConfigError, messageOf } from '../runtime/errors';
-import { parseStrict } from '../runtime/strict';
+import { nearest, parseStrict } from '../runtime/strict';
+import { compositeReward } from './composite';
+import type { WeightedReward } from './composite';
 import { cachedEmbedder } from './embeddings';
 import type { Embedder } from './embeddings';
 import { heuristicReward } from './heuristic';
 import { heuristicSchema } from './heuristic-options';
+import type { ChatEndpointOptions } from './chat-endpoint';
+import { refuseSecrets } from './chat-request';
+import { judgeReward, judgeSchema } from './judge';
 import { lexicalEmbedder } from './lexical';
-import { minilmEmbedder } from './minilm';
+import { MINILM, minilmEmbedder } from './minilm';
 import type { Reward } from './reward';
 import { loadAfinn } from './sentiment';
+import { sharpReward, sharpSchema } from './sharp';
 
-/** Schema of the embedding: the lexical one, or a sentence encoder in a local folder. */
-export const embeddingSchema = z
-  .discriminatedUnion('kind', [
-    z.strictObject({ kind: z.literal('lexical') }),
-    z.strictObject({
-      kind: z.literal('minilm'),
-      directory: z.string().min(1).describe("folder of all-MiniLM-L6-v2, from the YAML file's own folder"),
-    }),
-  ])
-  .prefault({ kind: 'lexical' });
+/** Schema of the embedding: the lexical one, or a sentence encoder. */
+export const embeddingSchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('lexical') }),
+  z.strictObject({
+    kind: z.literal('minilm'),
+    model: z
+      .string()
+      .min(1)
+      .default(MINILM)
+      .describe("directory of all-MiniLM-L6-v2, from the YAML file's own folder, or a hub id"),
+  }),
+]);
 
-/** Schema of a reward's YAML file. */
-export const rewardSchema = z.strictObject({
-  type: z.literal('heuristic').default('heuristic'),
+type EmbeddingConfig = z.output<typeof embeddingSchema>;
+
+const common = {
   name: z.string().min(1).optional().describe("shown in reports; default: the file's name"),
-  embedding: embeddingSchema,
+};
+
+/** The heuristic reward: the study's rules, or the sharper ones, each with its own settings. */
+const heuristicFileSchema = z.strictObject({
+  type: z.literal('heuristic').default('heuristic'),
+  preset: z.literal('study').default('study'),
+  ...common,
+  embedding: embeddingSchema.prefault({ kind: 'lexical' }),
   ...heuristicSchema.shape,
 });
+const sharpFileSchema = z.strictObject({
+  type: z.literal('heuristic').default('heuristic'),
+  preset: z.literal('sharp'),
+  ...common,
+  embedding: embeddingSchema.prefault({ kind: 'lexical' }),
+  ...sharpSchema.shape,
+});
+
+const learnedFileSchema = z.strictObject({
+  type: z.literal('learned'),
+  ...common,
+  directory: z.string().min(1).describe("what train-reward wrote, from the YAML file's own folder"),
+  embedding: embeddingSchema.optional().describe('default: the one that it was trained on'),
+});
+
+const compositeFileSchema = z.strictObject({
+  type: z.literal('composite'),
+  ...common,
+  parts: z
+    .record(
+      z.string().min(1),
+      z.strictObject({
+        weight: z.number().min(0).max(1).describe('all weights sum to 1'),
+        reward: z
+          .union([z.string().min(1), z.record(z.string(), z.unknown())])
+          .describe('a name, a YAML file or directory from here, or the settings themselves'),
+      }),
+    )
+    .describe('rewards by the names that the breakdown shows'),
+});
+
+/** Without its `type`. */
+const judgeFileSchema = z.strictObject({ ...common, ...judgeSchema.shape });
+
+/** What a reward gets from whoever loads it. */
+export interface RewardContext extends Pick<ChatEndpointOptions, 'signal' | 'onNotice'> {
+  /** shown in reports, where the file gives none; default: that of the file */
+  name?: string;
+}
+
+/** Where settings come from: a folder for relative paths, how messages name them, and the reward's name if they give none. */
+interface Source {
+  base: string;
+  where: string;
+  name: string;
+  context: RewardContext;
+}
+
+/** Names that `loadReward` knows. */
+export const REWARD_NAMES = ['heuristic', 'sharp'] as const;
+
+const isRewardName = (text: string): boolean => (REWARD_NAMES as readonly string[]).includes(text);
+
+const TYPES = ['heuristic', 'learned', 'composite', 'judge'] as const;
+const PRESETS = ['study', 'sharp'] as const;
+
+/** A path from a YAML file's folder where there is one, else the text itself, a hub id. */
+function fromFolder(model: string, base: string): string {
+  const path = resolve(base, model);
+  return existsSync(path) ? path : model;
+}
 
 /** The embedding that a configuration asks for, with a cache. `base` is where a relative folder starts. */
-export async function openEmbedder(config: z.output<typeof embeddingSchema>, base = '.'): Promise<Embedder> {
+export async function openEmbedder(config: EmbeddingConfig, base = '.'): Promise<Embedder> {
   switch (config.kind) {
     case 'lexical':
       return cachedEmbedder(lexicalEmbedder());
     case 'minilm':
-      return cachedEmbedder(await minilmEmbedder(resolve(base, config.directory)));
+      return cachedEmbedder(await minilmEmbedder(fromFolder(config.model, base)));
   }
+}
+
+/** The embedding of the command line: `lexical`, a directory, or a hub id. @throws ConfigError, CheckpointError */
+export function embeddingNamed(name: string): Promise<Embedder> {
+  return openEmbedder(name === 'lexical' ? { kind: 'lexical' } : { kind: 'minilm', model: name });
 }
 
 async function readYaml(path: string): Promise<unknown> {
@@ -50,7 +132,7 @@ async function readYaml(path: string): Promise<unknown> {
     text = await readFile(path, 'utf8');
   } catch (error) {
     throw new ConfigError(
-      `reward "${path}": cannot be read (${messageOf(error)}); expected "heuristic" or a YAML file. Check the name.`,
+      `reward "${path}": cannot be read (${messageOf(error)}); expected ${REWARD_NAMES.map((name) => `"${name}"`).join(', ')}, a YAML file, or the directory of a learned reward. Check the name.`,
     );
   }
   try {
@@ -60,24 +142,105 @@ async function readYaml(path: string): Promise<unknown> {
   }
 }
 
+/** The value of a key that chooses between schemas. @throws ConfigError naming the nearest choice */
+function choice<T extends string>(value: unknown, key: string, choices: readonly T[], where: string): T {
+  const given = (value as Record<string, unknown> | null)?.[key] ?? choices[0];
+  if (choices.includes(given as T)) return given as T;
+  const hint = nearest(String(given), choices) as string;
+  throw new ConfigError(
+    `${where}: ${key} is ${JSON.stringify(given)}; expected ${choices.join(', ')}. Did you mean "${hint}"?`,
+  );
+}
+
+async function openHeuristic(value: unknown, { base, where, name: fallback }: Source): Promise<Reward> {
+  const lexicon = await loadAfinn();
+  if (choice(value, 'preset', PRESETS, where) === 'sharp') {
+    const { weights, guards, name, embedding } = parseStrict(sharpFileSchema, value, where);
+    const embedder = await openEmbedder(embedding, base);
+    return sharpReward({ embedder, lexicon, options: { weights, guards }, name: name ?? fallback });
+  }
+  const parsed = parseStrict(heuristicFileSchema, value, where);
+  const { weights, guards, length, diversity, punctuation, engagement, name, embedding } = parsed;
+  return heuristicReward({
+    embedder: await openEmbedder(embedding, base),
+    lexicon,
+    options: { weights, guards, length, diversity, punctuation, engagement },
+    name: name ?? fallback,
+  });
+}
+
+/** A learned reward; TensorFlow is loaded only here. */
+async function openLearned(
+  directory: string,
+  embedding: EmbeddingConfig | undefined,
+  { base, name }: Pick<Source, 'base' | 'name'>,
+): Promise<Reward> {
+  const { learnedReward, readLearned } = await import('./learned.js');
+  const model = readLearned(directory);
+  const { name: kind, model: source } = model.description.embedding;
+  const trainedOn = kind === 'lexical' ? ({ kind } as const) : ({ kind: 'minilm', model: source } as const);
+  return learnedReward(model, await openEmbedder(embedding ?? trainedOn, base), name);
+}
+
+async function openComposite(value: unknown, source: Source): Promise<Reward> {
+  const { base, where, context } = source;
+  const { parts, name } = parseStrict(compositeFileSchema, value, where);
+  const opened: Record<string, WeightedReward> = {};
+  for (const [part, { weight, reward }] of Object.entries(parts)) {
+    const partContext = { ...context, name: part };
+    opened[part] = {
+      weight,
+      reward:
+        typeof reward === 'string'
+          ? await loadReward(isRewardName(reward) ? reward : resolve(base, reward), partContext)
+          : await openReward(reward, { ...source, where: `${where}: parts.${part}`, name: part }),
+    };
+  }
+  return compositeReward(opened, name ?? source.name);
+}
+
+async function openReward(value: unknown, source: Source): Promise<Reward> {
+  const { base, where, context } = source;
+  switch (choice(value, 'type', TYPES, where)) {
+    case 'heuristic':
+      return openHeuristic(value, source);
+    case 'learned': {
+      const { directory, embedding, name } = parseStrict(learnedFileSchema, value, where);
+      return openLearned(resolve(base, directory), embedding, { base, name: name ?? source.name });
+    }
+    case 'composite':
+      return openComposite(value, source);
+    case 'judge': {
+      refuseSecrets(value, where);
+      const keys = Object.entries(value as object).filter(([key]) => key !== 'type');
+      const { name, ...settings } = parseStrict(judgeFileSchema, Object.fromEntries(keys), where);
+      return judgeReward(settings, name ?? source.name, context);
+    }
+  }
+}
+
 /**
- * The reward of the command line's `--reward`.
+ * The reward of the command line's `--reward` and of a configuration's `reward`.
  *
- * @param nameOrPath  `heuristic` for the study's values, or a YAML file of `rewardSchema`
+ * @param nameOrPath  `heuristic` (the study's rules), `sharp` (the sharper ones), a YAML file whose `type` is heuristic,
+ *                    learned, composite or judge, or a directory that `train-reward` wrote
  * @throws ConfigError  when the file is missing, is not YAML, has an unknown key or a value out of range
  */
-export async function loadReward(nameOrPath: string): Promise<Reward> {
-  const builtIn = nameOrPath === 'heuristic';
-  const value = builtIn ? { name: nameOrPath } : await readYaml(nameOrPath);
-  const { weights, guards, length, diversity, punctuation, engagement, ...config } = parseStrict(
-    rewardSchema,
-    value,
-    nameOrPath,
-  );
-  return heuristicReward({
-    embedder: await openEmbedder(config.embedding, builtIn ? '.' : dirname(nameOrPath)),
-    lexicon: await loadAfinn(),
-    options: { weights, guards, length, diversity, punctuation, engagement },
-    name: config.name ?? basename(nameOrPath).replace(/\.ya?ml$/i, ''),
-  });
+export async function loadReward(nameOrPath: string, context: RewardContext = {}): Promise<Reward> {
+  if (isRewardName(nameOrPath)) {
+    const preset = nameOrPath === 'sharp' ? 'sharp' : 'study';
+    const name = context.name ?? nameOrPath;
+    return openReward({ preset }, { base: '.', where: nameOrPath, name, context });
+  }
+  const name = context.name ?? basename(resolve(nameOrPath)).replace(/\.ya?ml$/i, '');
+  if (statSync(nameOrPath, { throwIfNoEntry: false })?.isDirectory()) {
+    if (!existsSync(join(nameOrPath, 'reward.json'))) {
+      throw new ConfigError(
+        `reward "${nameOrPath}": the directory has no reward.json; expected one that train-reward wrote. Check the path.`,
+      );
+    }
+    return openLearned(nameOrPath, undefined, { base: '.', name });
+  }
+  const value = await readYaml(nameOrPath);
+  return openReward(value, { base: dirname(nameOrPath), where: nameOrPath, name, context });
 }

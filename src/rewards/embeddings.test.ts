@@ -75,7 +75,16 @@ describe('the cache', () => {
       if (text === 'bad' && texts.length === 1) throw new Error('no luck');
       return Float32Array.of(text.length);
     };
-    return { embedder: { name: 'counting', degraded: 'all of it', embed }, texts };
+    return {
+      embedder: {
+        name: 'counting',
+        degraded: 'all of it',
+        duplicateCosine: 0.7,
+        cosineRange: [0, 1] as const,
+        embed,
+      },
+      texts,
+    };
   };
 
   it('embeds a text once, also for callers at the same moment', async () => {
@@ -84,7 +93,7 @@ describe('the cache', () => {
     const [a, b] = await Promise.all([cached.embed('one'), cached.embed('one')]);
     expect(b).toBe(a);
     expect(texts).toEqual(['one']);
-    expect([cached.name, cached.degraded]).toEqual(['counting', 'all of it']);
+    expect([cached.name, cached.degraded, cached.duplicateCosine]).toEqual(['counting', 'all of it', 0.7]);
   });
 
   it('drops the text that was unused for longest', async () => {
@@ -109,7 +118,9 @@ describe('MiniLM', () => {
   afterAll(() => rm(folder, { recursive: true }));
 
   it('names the missing folder or files, and what to do', async () => {
-    await expect(minilmEmbedder(join(folder, 'absent'))).rejects.toThrow(ConfigError);
+    await expect(minilmEmbedder(join(folder, 'absent'))).rejects.toThrow(
+      'expected a model directory or a hub id',
+    );
     await writeFile(join(folder, 'config.json'), '{}');
     await expect(minilmEmbedder(folder)).rejects.toThrow(
       /has no tokenizer.json, .*model\.onnx; expected .* lexical/,

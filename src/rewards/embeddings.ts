@@ -5,6 +5,10 @@ export interface Embedder {
   readonly name: string;
   /** Set where this stands in for something better: what a report has to say about it. */
   readonly degraded?: string;
+  /** Two texts whose cosine is above this say nearly the same; every embedding has its own scale. */
+  readonly duplicateCosine: number;
+  /** Cosines of a tweet with a reply to another tweet, and with a reply that is clearly about it. */
+  readonly cosineRange: readonly [number, number];
   /** @returns [D], of length 1; zeros for a text without any feature */
   embed(text: string): Promise<Float32Array>;
 }
@@ -19,6 +23,8 @@ export function cachedEmbedder(embedder: Embedder, capacity = 2000): Embedder {
   return {
     name: embedder.name,
     degraded: embedder.degraded,
+    duplicateCosine: embedder.duplicateCosine,
+    cosineRange: embedder.cosineRange,
     embed(text) {
       const vector = cache.get(text) ?? embedder.embed(text);
       cache.delete(text); // a Map keeps the order of insertion: put the text at its end

@@ -7,23 +7,36 @@ const share = (value: number, what: string): z.ZodDefault<z.ZodNumber> =>
 const characters = (value: number, what: string): z.ZodDefault<z.ZodNumber> =>
   z.number().int().min(1).default(value).describe(`${what}, code points`);
 
-const weightsSchema = z
-  .strictObject({
-    relevance: share(0.3, 'weight'),
-    length: share(0.15, 'weight'),
-    sentiment: share(0.15, 'weight'),
-    diversity: share(0.1, 'weight'),
-    punctuation: share(0.1, 'weight'),
-    engagement: share(0.2, 'weight'),
-  })
-  .superRefine((weights, context) => {
-    const sum = Object.values(weights).reduce((a, b) => a + b, 0);
-    if (Math.abs(sum - 1) <= 1e-9) return;
-    const message = `the six weights sum to ${Number(sum.toFixed(6))}, expected 1. Change the others too: a weight that is not given keeps its default.`;
-    context.addIssue({ code: 'custom', message });
-  });
+/** The six components, in the order in which they are reported. */
+export type HeuristicComponent =
+  'relevance' | 'length' | 'sentiment' | 'diversity' | 'punctuation' | 'engagement';
 
-const guardsSchema = z.strictObject({
+/** Weights of the six components, which sum to 1; `defaults` are those of a weight that is not given. */
+export function weightsSchema(defaults: Readonly<Record<HeuristicComponent, number>>) {
+  return z
+    .strictObject({
+      relevance: share(defaults.relevance, 'weight'),
+      length: share(defaults.length, 'weight'),
+      sentiment: share(defaults.sentiment, 'weight'),
+      diversity: share(defaults.diversity, 'weight'),
+      punctuation: share(defaults.punctuation, 'weight'),
+      engagement: share(defaults.engagement, 'weight'),
+    })
+    .superRefine((weights, context) => {
+      const sum = Object.values(weights).reduce((a, b) => a + b, 0);
+      if (Math.abs(sum - 1) <= 1e-9) return;
+      const message = `the six weights sum to ${Number(sum.toFixed(6))}, expected 1. Change the others too: a weight that is not given keeps its default.`;
+      context.addIssue({ code: 'custom', message });
+    });
+}
+
+const STUDY_WEIGHTS = {
+  ...{ relevance: 0.3, length: 0.15, sentiment: 0.15 },
+  ...{ diversity: 0.1, punctuation: 0.1, engagement: 0.2 },
+};
+
+/** What is decided before the components: replies that are too short or too long. */
+export const guardsSchema = z.strictObject({
   min_length: characters(3, 'a shorter reply scores 0'),
   max_length: characters(500, 'a longer reply scores too_long_reward'),
   too_long_reward: share(0.3, 'total of a reply that is too long'),
@@ -67,7 +80,7 @@ const engagementSchema = z.strictObject({
 
 /** Schema of the heuristic reward's settings; every part may be left out. */
 export const heuristicSchema = z.strictObject({
-  weights: weightsSchema.prefault({}),
+  weights: weightsSchema(STUDY_WEIGHTS).prefault({}),
   guards: guardsSchema.prefault({}),
   length: lengthSchema.prefault({}),
   diversity: z.strictObject({ repetitive_below: share(0.5, 'share of unique words') }).prefault({}),
@@ -77,6 +90,3 @@ export const heuristicSchema = z.strictObject({
 
 /** Settings with every default filled in. */
 export type HeuristicOptions = z.output<typeof heuristicSchema>;
-
-/** The six components, in the order in which they are reported. */
-export type HeuristicComponent = keyof HeuristicOptions['weights'];

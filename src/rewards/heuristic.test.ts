@@ -175,7 +175,12 @@ describe('the heuristic reward', () => {
 
   it('says once that the lexical embedding stands in, and nothing with a real one', () => {
     expect(reward.degraded).toEqual(['relevance: lexical embedding instead of all-MiniLM-L6-v2']);
-    const embedder = { name: 'real', embed: async () => Float32Array.of(1) };
+    const embedder = {
+      name: 'real',
+      duplicateCosine: 0.9,
+      cosineRange: [0, 1] as const,
+      embed: async () => Float32Array.of(1),
+    };
     expect(heuristic.heuristicReward({ embedder, lexicon }).degraded).toEqual([]);
   });
 

@@ -65,12 +65,13 @@ export function punctuationOf(reply: string, options: HeuristicOptions['punctuat
 }
 
 /** A pattern for any of the phrases as whole words, so that "no" is not found in "know"; null without phrases. */
-export function phrasePattern(phrases: readonly string[]): RegExp | null {
+export function phrasePattern(phrases: readonly string[], flags = 'iu'): RegExp | null {
   if (phrases.length === 0) return null;
-  const alternatives = phrases.map((phrase) =>
+  const longestFirst = [...phrases].sort((a, b) => b.length - a.length);
+  const alternatives = longestFirst.map((phrase) =>
     phrase.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/\s+/g, '\\s+'),
   );
-  return new RegExp(`(?<!${WORD_CHARACTER})(?:${alternatives.join('|')})(?!${WORD_CHARACTER})`, 'iu');
+  return new RegExp(`(?<!${WORD_CHARACTER})(?:${alternatives.join('|')})(?!${WORD_CHARACTER})`, flags);
 }
 
 /** Whether a text has upper-case letters and no lower-case one, as Python's `isupper`. */

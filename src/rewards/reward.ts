@@ -19,6 +19,8 @@ export interface Reward {
   readonly degraded: readonly string[];
   score(tweet: string, reply: string): Promise<RewardResult>;
   scoreBatch(pairs: readonly ReplyPair[]): Promise<RewardResult[]>;
+  /** Frees what the reward holds outside JavaScript's memory; it scores no more. */
+  dispose?(): void;
 }
 
 /**

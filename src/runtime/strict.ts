@@ -116,7 +116,8 @@ function explain(schema: z.ZodType, value: unknown, issue: Issue, base: Path): s
   // A rule across fields says the whole remedy itself; the object's text beside it would only hide it.
   if (issue.code === 'custom') return [`${name}: ${issue.message}`];
   const given = valueAt(value, path);
-  return [`${name} is ${given === undefined ? 'missing' : show(given)}: ${issue.message}`];
+  const expected = issue.message.replace(/^Invalid input: (expected .*?)(, received .*)?$/, '$1');
+  return [`${name} is ${given === undefined ? 'missing' : show(given)}: ${expected}`];
 }
 
 /**
