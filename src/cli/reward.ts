@@ -42,8 +42,14 @@ class Means {
   }
 }
 
+/** Pairs scored together: a judge asks about several at once; the others take one after the other all the same. */
+const CHUNK = 64;
+
 export async function reward(args: Arguments, io: Io): Promise<number> {
-  const model = await loadReward(args.required('reward'));
+  const model = await loadReward(args.required('reward'), {
+    signal: io.signal,
+    onNotice: (line) => notify(io, line),
+  });
   const reader = readJsonl(args.required('input'), parsePair, {
     skipInvalid: args.flag('skip-invalid'),
     stdin: io.stdin,
@@ -53,17 +59,26 @@ export async function reward(args: Arguments, io: Io): Promise<number> {
   const progress = new Progress({
     ...{ label: 'reward', unit: 'replies', stream: io.stderr, quiet: args.flag('quiet') },
   });
-  try {
-    for await (const { value } of reader) {
-      checkInterrupt(io);
-      const { total, components } = await model.score(value.tweet, value.reply);
+  let chunk: ReplyPair[] = [];
+  const scoreChunk = async (): Promise<void> => {
+    checkInterrupt(io);
+    for (const { total, components } of await model.scoreBatch(chunk)) {
       means.add(total, components);
       await output.line(strictJson({ total, components, degraded: model.degraded }));
-      progress.advance();
     }
+    progress.advance(chunk.length);
+    chunk = [];
+  };
+  try {
+    for await (const { value } of reader) {
+      chunk.push(value);
+      if (chunk.length === CHUNK) await scoreChunk();
+    }
+    await scoreChunk();
   } finally {
     await output.flush();
     progress.close();
+    model.dispose?.();
   }
   noticeRejected(reader, io);
   if (!args.flag('json')) {

@@ -14,6 +14,7 @@ import type { Reward } from '../rewards/reward';
 import { DataError } from '../runtime/errors';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
+import { notify } from './io';
 import { openModelDirectory } from './open-model';
 import { choosePrompts, FIFTH, holdOut } from './small-test-data';
 import type { HeldOut } from './small-test-data';
@@ -111,7 +112,10 @@ function noticesOf({ source, dropped }: HeldOut, tooLong: number, promptLimit: n
 export async function prepareStudy(args: Arguments, io: Io): Promise<Study> {
   const settings = settingsOf(args);
   const [data, evaluationFile] = [args.required('data'), args.text('eval-data')];
-  const reward = await loadReward(args.required('reward'));
+  const reward = await loadReward(args.required('reward'), {
+    signal: io.signal,
+    onNotice: (line) => notify(io, line),
+  });
   settings.model = await openModelDirectory(args, io);
   const model = await openModel(settings.model);
   const records = await collect(data, io);

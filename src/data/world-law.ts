@@ -110,6 +110,11 @@ export function worldVocabulary(): ReadonlySet<string> {
   return vocabulary;
 }
 
+/** Whether every word of a text is one that the world can write: only such texts can be judged. */
+export function isWorldText(text: string): boolean {
+  return worldWords(text).every((word) => worldVocabulary().has(word));
+}
+
 /** Rises from 0 at 8 characters to 1 at 40, stays until 170, falls to 0 at 300. */
 function lengthWorth(length: number): number {
   return clamp(Math.min((length - 8) / 32, (300 - length) / 130));

@@ -1,3 +1,6 @@
 /** What a policy writes, scored and compared. */
 
 export * from './replies';
+export * from './judge';
+export * from './learn-reward';
+export * from './reward-agreement';

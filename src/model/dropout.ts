@@ -43,18 +43,34 @@ export function dropoutKeys(
 }
 
 /**
- * Inverted dropout on the inputs of the adapter's A matrices: kept channels are divided by 1 - rate.
+ * Inverted dropout of x: an element is dropped when the mix of its row's key, its channel and the salt falls below the
+ * rate; the others are divided by 1 - rate.
+ *
+ * @param x     [N, C]
+ * @param keys  [N] int32, one a row (`dropoutKeys`)
+ * @param salt  sets the masks of different places in a network apart
+ * @returns     [N, C]
+ */
+export function dropout(x: Tensor, keys: Tensor, rate: number, salt: number): Tensor {
+  const channels = x.shape[1] as number;
+  const channelWords = Int32Array.from({ length: channels }, (_, c) => Math.imul(c + 1, 0x85ebca6b) ^ salt);
+  const words = tf.expandDims(keys, 1);
+  const mixed = mix(tf.add(mix(words), mix(tf.tensor2d(channelWords, [1, channels], 'int32'))));
+  const uniform = bitwise('BitwiseAnd', mixed, integer(0xffffff));
+  const kept = tf.cast(tf.greaterEqual(uniform, integer(Math.round(rate * 2 ** 24))), 'float32');
+  return tf.mul(x, tf.mul(kept, 1 / (1 - rate)));
+}
+
+/**
+ * Dropout on the inputs of the adapter's A matrices.
  * @param keys  [N] int32, one a token (`dropoutKeys`)
  */
 export function adapterDropout(keys: Tensor, rate: number): AdapterDropout {
-  const words = tf.expandDims(keys, 1);
-  return (x: Tensor, layer: number, module: LoraModule) => {
-    const channels = x.shape[1] as number;
-    const salt = Math.imul(layer * LORA_TARGETS.length + LORA_TARGETS.indexOf(module) + 1, 0x9e3779b1);
-    const channelWords = Int32Array.from({ length: channels }, (_, c) => Math.imul(c + 1, 0x85ebca6b) ^ salt);
-    const mixed = mix(tf.add(mix(words), mix(tf.tensor2d(channelWords, [1, channels], 'int32'))));
-    const uniform = bitwise('BitwiseAnd', mixed, integer(0xffffff));
-    const kept = tf.cast(tf.greaterEqual(uniform, integer(Math.round(rate * 2 ** 24))), 'float32');
-    return tf.mul(x, tf.mul(kept, 1 / (1 - rate)));
-  };
+  return (x: Tensor, layer: number, module: LoraModule) =>
+    dropout(
+      x,
+      keys,
+      rate,
+      Math.imul(layer * LORA_TARGETS.length + LORA_TARGETS.indexOf(module) + 1, 0x9e3779b1),
+    );
 }

@@ -78,7 +78,10 @@ export const experimentSchema = z
     }),
     output_dir: z.string().default('runs/experiment'),
     seed: z.int().min(0).default(42),
-    reward: z.string().default('heuristic').describe('heuristic, or a YAML file'),
+    reward: z
+      .string()
+      .default('heuristic')
+      .describe('heuristic, sharp, a YAML file, or a directory of train-reward'),
     lora: loraSchema.optional().describe('a fresh adapter; with checkpoint_path, that of the checkpoint'),
     training: trainingSchema.default(trainingSchema.parse({})),
     grpo: grpoSchema.optional(),

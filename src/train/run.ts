@@ -67,7 +67,8 @@ interface Prepared {
 
 async function prepare(experiment: Experiment, hooks: RunHooks): Promise<Prepared> {
   const { data } = experiment;
-  const reward = hooks.reward ?? (await loadReward(experiment.reward));
+  const reward =
+    hooks.reward ?? (await loadReward(experiment.reward, { signal: hooks.signal, onNotice: hooks.notify }));
   const records = hooks.train ?? (await collect(data.train, data.max_examples));
   const evaluation =
     hooks.evaluation ?? (data.eval === undefined ? [] : await collect(data.eval, data.max_eval_examples));

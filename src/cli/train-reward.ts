@@ -1,0 +1,124 @@
+/** `grpolab train-reward`: a reward learned from the likes of replies. */
+import { existsSync, readdirSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { readRecords } from '../data/records';
+import type { TweetRecord } from '../data/records';
+import { learnReward } from '../eval/learn-reward';
+import type { LearnedRewardReport } from '../eval/learn-reward';
+import type { Agreement, RewardAgreement } from '../eval/reward-agreement';
+import type { Estimate } from '../metrics/ranking';
+import { embeddingNamed, loadReward } from '../rewards/config';
+import { saveLearned } from '../rewards/learned';
+import type { RewardObjective } from '../rewards/learned-training';
+import { ConfigError } from '../runtime/errors';
+import { strictJson } from '../runtime/files';
+import { Progress } from '../runtime/progress';
+import type { Arguments } from './arguments';
+import type { Io } from './io';
+import { checkInterrupt, LineWriter, notify } from './io';
+import { noticeRejected } from './lines';
+
+function requireEmpty(directory: string): void {
+  if (!existsSync(directory) || readdirSync(directory).length === 0) return;
+  throw new ConfigError(
+    `${directory}: is not empty; expected a new directory for the reward. Choose another.`,
+  );
+}
+
+async function readAll(args: Arguments, io: Io): Promise<TweetRecord[]> {
+  const reader = readRecords(args.required('data'), {
+    skipInvalid: args.flag('skip-invalid'),
+    stdin: io.stdin,
+  });
+  const records: TweetRecord[] = [];
+  for await (const { value } of reader) {
+    checkInterrupt(io);
+    records.push(value);
+  }
+  noticeRejected(reader, io);
+  return records;
+}
+
+function estimate(value: Estimate | null): string {
+  if (value === null) return 'does not exist here';
+  const [low, high] = value.interval.map((bound) => bound.toFixed(3));
+  return `${value.value.toFixed(3)} [${low}, ${high}]`;
+}
+
+/** The lines of one truth: what was compared, then a row for each reward. */
+function rows(
+  title: string,
+  agreement: Record<string, RewardAgreement>,
+  pick: (each: RewardAgreement) => Agreement | undefined,
+): string[] {
+  const lines = Object.entries(agreement).flatMap(([name, each]) => {
+    const found = pick(each);
+    if (found === undefined) return [];
+    const cells = [found.pair_accuracy, found.spearman_within_tweet, found.spearman].map(estimate);
+    return [`  ${name.padEnd(10)} ${cells.map((cell) => cell.padEnd(22)).join(' ')}`.trimEnd()];
+  });
+  if (lines.length === 0) return [];
+  const heads = ['pairs in order', 'Spearman in a tweet', 'Spearman overall'];
+  return [`${title.padEnd(12)} ${heads.map((head) => head.padEnd(22)).join(' ')}`.trimEnd(), ...lines];
+}
+
+function summary({ history, agreement, model }: LearnedRewardReport, directory: string): string[] {
+  const [{ n_tweets: tweets, n_replies: replies }] = Object.values(agreement);
+  return [
+    `learned reward in ${resolve(directory)}: ${history.steps} steps, pass ${history.best} of ${history.epochs.length} kept, embedding ${model.description.embedding.name}`,
+    `judged on ${replies} replies to ${tweets} held-out tweets (in brackets: 95 % bootstrap over tweets)`,
+    ...rows('likes', agreement, ({ likes }) => likes),
+    ...rows('true worth', agreement, ({ worth }) => worth),
+  ];
+}
+
+export async function trainReward(args: Arguments, io: Io): Promise<number> {
+  const directory = args.required('output');
+  const objective = args.choice('objective', ['rank', 'regression']) as RewardObjective;
+  const options = {
+    objective,
+    embeddingName: args.required('embedding'),
+    testFraction: args.number('test-fraction', { above: 0, max: 0.5 }),
+    epochs: args.integer('epochs', { min: 1 }),
+    learningRate: args.number('learning-rate', { above: 0 }),
+    seed: args.integer('seed', { min: 0 }),
+  };
+  requireEmpty(directory);
+  const embedder = await embeddingNamed(options.embeddingName);
+  const compareWith = [await loadReward('heuristic'), await loadReward('sharp')];
+  const records = await readAll(args, io);
+  const progress = new Progress({
+    ...{ label: 'train-reward', unit: 'tweets', stream: io.stderr, quiet: args.flag('quiet') },
+  });
+  try {
+    const report = await learnReward(
+      records,
+      embedder,
+      { ...options, compareWith },
+      {
+        signal: io.signal,
+        onProgress: (done, total, note) => {
+          progress.total = total;
+          progress.update(done, note);
+        },
+      },
+    );
+    await saveLearned(directory, report.model);
+    progress.finish();
+    const output = new LineWriter(io.stdout);
+    const { agreement, history } = report;
+    if (args.flag('json')) await output.line(strictJson({ directory, history, agreement }));
+    else for (const line of summary(report, directory)) await output.line(line);
+    await output.flush();
+    for (const degraded of embedder.degraded === undefined ? [] : [embedder.degraded]) {
+      notify(io, `degraded: ${degraded}`);
+    }
+    notify(
+      io,
+      `use it: grpolab reward --reward ${join(directory)} --input F, or reward: ${directory} in a configuration`,
+    );
+    return 0;
+  } finally {
+    progress.close();
+  }
+}
