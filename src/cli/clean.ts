@@ -13,6 +13,7 @@ import { UsageError } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { readInput } from './lines';
+import { withDownloadBar } from './open-model';
 
 /** What near-duplicates were judged by. */
 interface Likeness {
@@ -21,14 +22,16 @@ interface Likeness {
 }
 
 /** @returns the embedding and its threshold, or undefined where near-duplicates are kept */
-async function openLikeness(args: Arguments): Promise<(Likeness & NearDuplicateOptions) | undefined> {
+async function openLikeness(args: Arguments, io: Io): Promise<(Likeness & NearDuplicateOptions) | undefined> {
   if (args.flag('keep-near-duplicates')) {
     const other = ['threshold', 'embedding'].find((name) => args.given(name));
     if (other === undefined) return undefined;
     throw new UsageError(`--${other} has no use with --keep-near-duplicates; give one of them`, 'clean');
   }
   const given = args.given('threshold') ? args.number('threshold', { above: 0, below: 1 }) : undefined;
-  const embedder = await embeddingNamed(args.required('embedding'));
+  const embedder = await withDownloadBar(args, io, (onDownload) =>
+    embeddingNamed(args.required('embedding'), onDownload),
+  );
   const threshold = given ?? embedder.duplicateCosine;
   return { embedding: embedder.name, threshold, embed: (text) => embedder.embed(text) };
 }
@@ -56,7 +59,7 @@ function summary({ counts }: CleanedRecords, likeness: Likeness | undefined, out
 
 /** Input and output may be one file: all is read before, and the file is replaced in the end, at once. */
 export async function clean(args: Arguments, io: Io): Promise<number> {
-  const near = await openLikeness(args);
+  const near = await openLikeness(args, io);
   const lines = await readInput<TweetRecord>(args, io, parseRecord);
   const output = args.required('output');
   const writer = await JsonlWriter.open(output);

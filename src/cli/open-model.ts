@@ -1,27 +1,37 @@
 /** Finding the model that `--model` names. */
 import { formatBytes, Progress } from '../runtime/progress';
 import { resolveModel } from '../model/hub';
+import type { DownloadProgress } from '../model/hub';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
+
+/** Does work that may download from the hub, with a progress bar once it does. */
+export async function withDownloadBar<T>(
+  args: Arguments,
+  io: Io,
+  work: (onDownload: (progress: DownloadProgress) => void) => Promise<T>,
+): Promise<T> {
+  let progress: Progress | undefined;
+  try {
+    return await work(({ file, loadedBytes, totalBytes }) => {
+      progress ??= new Progress({
+        ...{ label: 'download', stream: io.stderr, quiet: args.flag('quiet'), format: formatBytes },
+      });
+      progress.total = totalBytes;
+      progress.update(loadedBytes, file);
+      if (loadedBytes < totalBytes) return;
+      progress.close();
+      progress = undefined;
+    });
+  } finally {
+    progress?.close();
+  }
+}
 
 /**
  * The directory of `--model`; a hub id is downloaded first, with a progress bar.
  * @throws CheckpointError  when there is no such model
  */
-export async function openModelDirectory(args: Arguments, io: Io): Promise<string> {
-  const name = args.required('model');
-  const progress = new Progress({
-    label: `download ${name}`,
-    stream: io.stderr,
-    quiet: args.flag('quiet'),
-    format: formatBytes,
-  });
-  try {
-    return await resolveModel(name, ({ file, loadedBytes, totalBytes }) => {
-      progress.total = totalBytes;
-      progress.update(loadedBytes, file);
-    });
-  } finally {
-    progress.close();
-  }
+export function openModelDirectory(args: Arguments, io: Io): Promise<string> {
+  return withDownloadBar(args, io, (onDownload) => resolveModel(args.required('model'), onDownload));
 }

@@ -11,6 +11,7 @@ import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter, notify } from './io';
 import { noticeRejected } from './lines';
+import { withDownloadBar } from './open-model';
 
 const text = z.string({ error: 'a text' }).nullish();
 const fields = parserOf(z.object({ tweet: text, reply: text, prompt: text, completion: text }));
@@ -46,10 +47,10 @@ class Means {
 const CHUNK = 64;
 
 export async function reward(args: Arguments, io: Io): Promise<number> {
-  const model = await loadReward(args.required('reward'), {
-    signal: io.signal,
-    onNotice: (line) => notify(io, line),
-  });
+  const context = { signal: io.signal, onNotice: (line: string) => notify(io, line) };
+  const model = await withDownloadBar(args, io, (onDownload) =>
+    loadReward(args.required('reward'), { ...context, onDownload }),
+  );
   const reader = readJsonl(args.required('input'), parsePair, {
     skipInvalid: args.flag('skip-invalid'),
     stdin: io.stdin,

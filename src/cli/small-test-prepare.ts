@@ -15,7 +15,7 @@ import { DataError } from '../runtime/errors';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { notify } from './io';
-import { openModelDirectory } from './open-model';
+import { openModelDirectory, withDownloadBar } from './open-model';
 import { choosePrompts, FIFTH, holdOut } from './small-test-data';
 import type { HeldOut } from './small-test-data';
 import type { StudyFacts } from './small-test-report';
@@ -112,10 +112,10 @@ function noticesOf({ source, dropped }: HeldOut, tooLong: number, promptLimit: n
 export async function prepareStudy(args: Arguments, io: Io): Promise<Study> {
   const settings = settingsOf(args);
   const [data, evaluationFile] = [args.required('data'), args.text('eval-data')];
-  const reward = await loadReward(args.required('reward'), {
-    signal: io.signal,
-    onNotice: (line) => notify(io, line),
-  });
+  const context = { signal: io.signal, onNotice: (line: string) => notify(io, line) };
+  const reward = await withDownloadBar(args, io, (onDownload) =>
+    loadReward(args.required('reward'), { ...context, onDownload }),
+  );
   settings.model = await openModelDirectory(args, io);
   const model = await openModel(settings.model);
   const records = await collect(data, io);

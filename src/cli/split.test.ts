@@ -95,9 +95,9 @@ describe('grpolab split of odd data', () => {
     const input = rows(40, (i) => ({ reply_id: `r${i % 39}`, tweet: i > 37 ? 'same' : `tweet ${i}` }));
     const { statistics, stderr } = await accepted(jsonLines([...input, row(3, { tweet: 'other' })]));
     expect(statistics.notices).toHaveLength(3);
-    expect(stderr).toContain('tweet_ids with different tweet texts: 1 (first: line 41, tweet_id t3)');
-    expect(stderr).toContain('tweet_ids whose tweet text another tweet_id has too: 2.');
-    expect(stderr).toContain('replies whose reply_id an earlier reply has: 1.');
+    expect(stderr).toContain('1 tweet_id has several tweet texts (first: line 41, tweet_id t3)');
+    expect(stderr).toContain('2 tweet_ids share their tweet text with another tweet_id.');
+    expect(stderr).toContain('1 reply has the reply_id of an earlier one.');
   });
 
   it('splits two tweets of three records', async () => {

@@ -7,9 +7,12 @@ import { learnReward } from '../eval/learn-reward';
 import type { LearnedRewardReport } from '../eval/learn-reward';
 import type { Agreement, RewardAgreement } from '../eval/reward-agreement';
 import type { Estimate } from '../metrics/ranking';
-import { embeddingNamed, loadReward } from '../rewards/config';
+import { embeddingNamed } from '../rewards/config';
+import { heuristicReward } from '../rewards/heuristic';
 import { saveLearned } from '../rewards/learned';
 import type { RewardObjective } from '../rewards/learned-training';
+import { loadAfinn } from '../rewards/sentiment';
+import { sharpReward } from '../rewards/sharp';
 import { ConfigError } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
@@ -17,6 +20,7 @@ import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter, notify } from './io';
 import { noticeRejected } from './lines';
+import { withDownloadBar } from './open-model';
 
 function requireEmpty(directory: string): void {
   if (!existsSync(directory) || readdirSync(directory).length === 0) return;
@@ -84,8 +88,12 @@ export async function trainReward(args: Arguments, io: Io): Promise<number> {
     seed: args.integer('seed', { min: 0 }),
   };
   requireEmpty(directory);
-  const embedder = await embeddingNamed(options.embeddingName);
-  const compareWith = [await loadReward('heuristic'), await loadReward('sharp')];
+  const embedder = await withDownloadBar(args, io, (onDownload) =>
+    embeddingNamed(options.embeddingName, onDownload),
+  );
+  // On the same embedding, so that only the rewards differ.
+  const parts = { embedder, lexicon: await loadAfinn() };
+  const compareWith = [heuristicReward(parts), sharpReward(parts)];
   const records = await readAll(args, io);
   const progress = new Progress({
     ...{ label: 'train-reward', unit: 'tweets', stream: io.stderr, quiet: args.flag('quiet') },

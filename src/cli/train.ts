@@ -5,9 +5,11 @@ import { Progress } from '../runtime/progress';
 import { loadExperiment } from '../train/config';
 import type { Experiment } from '../train/config';
 import { runExperiment } from '../train/run';
+import type { RunHooks } from '../train/run';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter, notify } from './io';
+import { withDownloadBar } from './open-model';
 
 /** The options that stand for a key of the file; they win over it and over --set. */
 function withOptions(experiment: Experiment, args: Arguments): Experiment {
@@ -31,7 +33,7 @@ export async function train(args: Arguments, io: Io): Promise<number> {
   });
   let note = '';
   try {
-    const result = await runExperiment(experiment, {
+    const hooks: RunHooks = {
       signal: io.signal,
       notify: (line) => notify(io, line),
       onStep: (record, totalSteps) => {
@@ -41,7 +43,10 @@ export async function train(args: Arguments, io: Io): Promise<number> {
           note = `reward ${record['train/avg_reward'].toFixed(3)} KL ${record['train/kl_penalty'].toFixed(2)}`;
         progress.update(record.step, note);
       },
-    });
+    };
+    const result = await withDownloadBar(args, io, (onDownload) =>
+      runExperiment(experiment, { ...hooks, onDownload }),
+    );
     result.policy.dispose();
     progress.finish(note);
     const last = result.history[result.history.length - 1];

@@ -39,7 +39,7 @@ describe('indexRecords', () => {
       record(1, 'tea '),
     ]);
     expect(notices).toEqual([
-      expect.stringMatching(/^tweet_ids with different tweet texts: 2 \(first: line 3, tweet_id 2\)\. /),
+      expect.stringMatching(/^2 tweet_ids have several tweet texts \(first: line 3, tweet_id 2\)\. /),
     ]);
   });
 
@@ -51,20 +51,22 @@ describe('indexRecords', () => {
       record(3, 'rain'),
     ]);
     expect(notices).toEqual([
-      expect.stringMatching(/^tweet_ids whose tweet text another tweet_id has too: 2\. .* both phases; give/),
+      expect.stringMatching(
+        /^2 tweet_ids share their tweet text with another tweet_id\. .* both phases; give/,
+      ),
     ]);
   });
 
   it('counts the replies that repeat a reply_id, not those without one', () => {
     const ids = ['r1', 'r2', 'r1', 'r1', 'r3', 'r3', undefined, undefined];
     const { notices } = indexRecords(ids.map((reply_id, i) => record(i, `t${i}`, { reply_id })));
-    expect(notices).toEqual([expect.stringMatching(/^replies whose reply_id an earlier reply has: 3\. /)]);
+    expect(notices).toEqual([expect.stringMatching(/^3 replies have the reply_id of an earlier one\. /)]);
   });
 
   it('brings the notices into the statistics of a split', () => {
     const records = Array.from({ length: 20 }, (_, i) => record(i, 'tea', { reply_likes: i % 2 }));
     expect(splitPhases(records).statistics.notices).toEqual([
-      expect.stringContaining('another tweet_id has too: 20'),
+      expect.stringContaining('20 tweet_ids share their tweet text'),
     ]);
   });
 });

@@ -142,21 +142,21 @@ export class SplitIndexBuilder {
     const notices: string[] = [];
     if (this.ambiguous.size > 0) {
       notices.push(
-        `tweet_ids with different tweet texts: ${this.ambiguous.size} (first: ${this.firstAmbiguous}). ` +
+        `${this.ambiguous.size === 1 ? '1 tweet_id has' : `${this.ambiguous.size} tweet_ids have`} several tweet texts (first: ${this.firstAmbiguous}). ` +
           'Each counts as one tweet; give different tweets different ids',
       );
     }
     const tweets = repeats(this.texts.view()).members;
     if (tweets > 0) {
       notices.push(
-        `tweet_ids whose tweet text another tweet_id has too: ${tweets}. Such tweets may land in both phases; ` +
+        `${tweets} tweet_ids share their tweet text with another tweet_id. Such tweets may land in both phases; ` +
           'give equal tweets one tweet_id to keep them together',
       );
     }
     const { members, groups } = repeats(this.replyIds.view());
     if (members > 0) {
       notices.push(
-        `replies whose reply_id an earlier reply has: ${members - groups}. Each counts as a reply of its own; ` +
+        `${members - groups === 1 ? '1 reply has' : `${members - groups} replies have`} the reply_id of an earlier one. Each counts as a reply of its own; ` +
           'remove those that are repeats',
       );
     }

@@ -122,6 +122,9 @@ function quantityTraces(distribution: Distribution, column: number): Trace[] {
 }
 
 function testNote(distribution: Distribution): string {
+  const { phase1, phase2 } = distribution;
+  const [lowest, highest] = [Math.min(phase1.min, phase2.min), Math.max(phase1.max, phase2.max)];
+  if (lowest === highest) return `every reply has the value ${lowest}`;
   if (distribution.ks === undefined) return '';
   const { statistic, pValue } = distribution.ks;
   const p = pValue < 0.001 ? 'p < 0.001' : `p = ${pValue.toFixed(3)}`;

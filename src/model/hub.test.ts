@@ -19,13 +19,15 @@ const FILES: Record<string, string> = {
   'tokenizer.json': '{}',
   'modeling.py': 'print("never")',
   'pytorch_model.bin': 'never',
+  'onnx/model.onnx': 'o'.repeat(1000),
+  'onnx/model_quantized.onnx': 'never',
 };
 let shortBy = 0;
 let requested: string[] = [];
 
 function answer(url: string): { status: number; body: string } {
   requested.push(url);
-  const [path] = url.split('?');
+  const [path, query = ''] = url.split('?');
   if (path === '/api/models/some/model/revision/main') {
     return { status: 200, body: JSON.stringify({ _id: '1', id: 'some/model', sha: SHA, lastModified: 0 }) };
   }
@@ -36,7 +38,9 @@ function answer(url: string): { status: number; body: string } {
       size: text.length,
       oid: name,
     });
-    return { status: 200, body: JSON.stringify(Object.entries(FILES).map(entry)) };
+    // As the hub does: files in folders only when the listing is to be recursive.
+    const isListed = ([name]: [string, string]) => !name.includes('/') || query.includes('recursive=true');
+    return { status: 200, body: JSON.stringify(Object.entries(FILES).filter(isListed).map(entry)) };
   }
   const file = path.replace(`/some/model/resolve/${SHA}/`, '');
   if (file in FILES) return { status: 200, body: FILES[file] };
@@ -79,7 +83,7 @@ describe('resolveModel', () => {
     const cacheDir = join(dir, 'cache');
     const seen: DownloadProgress[] = [];
     const place = await resolveModel('some/model', (progress) => seen.push(progress), { hubUrl, cacheDir });
-    const wanted = Object.keys(FILES).filter((name) => !/\.(py|bin)$/.test(name));
+    const wanted = Object.keys(FILES).filter((name) => !/\.(py|bin|onnx)$/.test(name));
     expect(readdirSync(place).sort()).toEqual(wanted.sort());
     for (const name of wanted)
       expect(readFileSync(join(place, name), 'utf8') === FILES[name], name).toBe(true);
@@ -90,6 +94,13 @@ describe('resolveModel', () => {
     requested = [];
     expect(await resolveModel('some/model', undefined, { hubUrl, cacheDir })).toBe(place);
     expect(requested.some((url) => url.includes('resolve'))).toBe(false);
+  });
+
+  it('downloads other files when asked to, from folders too', async () => {
+    const files = /^config\.json$|^onnx\/model\.onnx$/;
+    const place = await resolveModel('some/model', undefined, { hubUrl, cacheDir: join(dir, 'onnx'), files });
+    expect(readdirSync(place).sort()).toEqual(['config.json', 'onnx']);
+    expect(readdirSync(join(place, 'onnx'))).toEqual(['model.onnx']);
   });
 
   it('keeps no file of a download that broke off', async () => {

@@ -73,7 +73,7 @@ async function downloadModel(
   const { sha } = await modelInfo({ name, revision, additionalFields: ['sha'], ...access });
   const snapshot = join(cacheDir, getRepoFolderName(repo), 'snapshots', basename(sha));
   const wanted = [];
-  for await (const entry of listFiles({ repo, revision: sha, ...access })) {
+  for await (const entry of listFiles({ repo, revision: sha, recursive: true, ...access })) {
     if (entry.type === 'file' && files.test(entry.path)) wanted.push(entry);
   }
   const totalBytes = wanted.reduce((sum, { size }) => sum + size, 0);

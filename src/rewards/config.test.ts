@@ -1,10 +1,20 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CheckpointError, ConfigError } from '../runtime/errors';
 import { loadReward } from './config';
 import { initialParameters, saveLearned } from './learned';
+import type { LearnedModel } from './learned';
+
+/** Untrained: numbers of the right shapes. */
+const lexicalModel: LearnedModel = {
+  description: {
+    ...{ type: 'learned', version: 1, objective: 'rank', training: {}, evaluation: {} },
+    embedding: { name: 'lexical', model: 'lexical', dimensions: 4096 },
+  },
+  parameters: initialParameters(8192, 1),
+};
 
 let folder: string;
 beforeAll(async () => {
@@ -17,6 +27,32 @@ async function yamlFile(name: string, text: string): Promise<string> {
   await writeFile(path, text);
   return path;
 }
+
+describe('the files in configs/rewards', () => {
+  it('open, the hybrid one once a reward has been learned', async () => {
+    const configs = join(folder, 'configs', 'rewards');
+    await cp(join(__dirname, '..', '..', 'configs', 'rewards'), configs, { recursive: true });
+    const names = (await readdir(configs)).sort();
+    expect(names).toEqual(['hybrid.yaml', 'judge.yaml', 'sharp.yaml']);
+    await expect(loadReward(join(configs, 'hybrid.yaml'))).rejects.toThrow(/runs.reward/);
+    await saveLearned(join(folder, 'runs', 'reward'), lexicalModel);
+    for (const name of names) {
+      const reward = await loadReward(join(configs, name));
+      expect(reward.name).toBe(name.replace('.yaml', ''));
+      reward.dispose?.();
+    }
+    const { components } = await (
+      await loadReward(join(configs, 'hybrid.yaml'))
+    ).score('Rain again', 'Bring boats');
+    expect(Object.keys(components).slice(0, 3)).toEqual(['learned', 'heuristic', 'heuristic/relevance']);
+  });
+
+  it('give sharp.yaml the weights that the preset has anyway', async () => {
+    const { score } = await loadReward(join(__dirname, '..', '..', 'configs', 'rewards', 'sharp.yaml'));
+    const pair = ['Rain again, for the ninth day', 'Nine days? My basil swims.'] as const;
+    expect(await score(...pair)).toEqual(await (await loadReward('sharp')).score(...pair));
+  });
+});
 
 describe('loadReward', () => {
   it('knows the heuristic reward by name', async () => {
@@ -116,13 +152,7 @@ describe('loadReward', () => {
 
   it('opens a learned reward from its directory and from a file, relative to the file', async () => {
     const directory = join(folder, 'likes');
-    await saveLearned(directory, {
-      description: {
-        ...{ type: 'learned', version: 1, objective: 'rank', training: {}, evaluation: {} },
-        embedding: { name: 'lexical', model: 'lexical', dimensions: 4096 },
-      },
-      parameters: initialParameters(8192, 1),
-    });
+    await saveLearned(directory, lexicalModel);
     const [byDirectory, byFile] = [
       await loadReward(directory),
       await loadReward(await yamlFile('hybrid.yaml', 'type: learned\ndirectory: likes\n')),

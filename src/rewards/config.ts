@@ -5,6 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { parse } from 'yaml';
 import { z } from 'zod';
+import type { DownloadProgress } from '../model/hub';
 import { ConfigError, messageOf } from '../runtime/errors';
 import { nearest, parseStrict } from '../runtime/strict';
 import { compositeReward } from './composite';
@@ -36,6 +37,7 @@ export const embeddingSchema = z.discriminatedUnion('kind', [
 ]);
 
 type EmbeddingConfig = z.output<typeof embeddingSchema>;
+type OnDownload = (progress: DownloadProgress) => void;
 
 const common = {
   name: z.string().min(1).optional().describe("shown in reports; default: the file's name"),
@@ -87,6 +89,8 @@ const judgeFileSchema = z.strictObject({ ...common, ...judgeSchema.shape });
 export interface RewardContext extends Pick<ChatEndpointOptions, 'signal' | 'onNotice'> {
   /** shown in reports, where the file gives none; default: that of the file */
   name?: string;
+  /** told of the download of an embedding */
+  onDownload?: OnDownload;
 }
 
 /** Where settings come from: a folder for relative paths, how messages name them, and the reward's name if they give none. */
@@ -112,18 +116,24 @@ function fromFolder(model: string, base: string): string {
 }
 
 /** The embedding that a configuration asks for, with a cache. `base` is where a relative folder starts. */
-export async function openEmbedder(config: EmbeddingConfig, base = '.'): Promise<Embedder> {
+export async function openEmbedder(
+  config: EmbeddingConfig,
+  base = '.',
+  onDownload?: OnDownload,
+): Promise<Embedder> {
   switch (config.kind) {
     case 'lexical':
       return cachedEmbedder(lexicalEmbedder());
     case 'minilm':
-      return cachedEmbedder(await minilmEmbedder(fromFolder(config.model, base)));
+      return cachedEmbedder(await minilmEmbedder(fromFolder(config.model, base), onDownload));
   }
 }
 
 /** The embedding of the command line: `lexical`, a directory, or a hub id. @throws ConfigError, CheckpointError */
-export function embeddingNamed(name: string): Promise<Embedder> {
-  return openEmbedder(name === 'lexical' ? { kind: 'lexical' } : { kind: 'minilm', model: name });
+export function embeddingNamed(name: string, onDownload?: OnDownload): Promise<Embedder> {
+  const config =
+    name === 'lexical' ? ({ kind: 'lexical' } as const) : ({ kind: 'minilm', model: name } as const);
+  return openEmbedder(config, '.', onDownload);
 }
 
 async function readYaml(path: string): Promise<unknown> {
@@ -152,17 +162,18 @@ function choice<T extends string>(value: unknown, key: string, choices: readonly
   );
 }
 
-async function openHeuristic(value: unknown, { base, where, name: fallback }: Source): Promise<Reward> {
+async function openHeuristic(value: unknown, source: Source): Promise<Reward> {
+  const { base, where, name: fallback, context } = source;
   const lexicon = await loadAfinn();
   if (choice(value, 'preset', PRESETS, where) === 'sharp') {
     const { weights, guards, name, embedding } = parseStrict(sharpFileSchema, value, where);
-    const embedder = await openEmbedder(embedding, base);
+    const embedder = await openEmbedder(embedding, base, context.onDownload);
     return sharpReward({ embedder, lexicon, options: { weights, guards }, name: name ?? fallback });
   }
   const parsed = parseStrict(heuristicFileSchema, value, where);
   const { weights, guards, length, diversity, punctuation, engagement, name, embedding } = parsed;
   return heuristicReward({
-    embedder: await openEmbedder(embedding, base),
+    embedder: await openEmbedder(embedding, base, context.onDownload),
     lexicon,
     options: { weights, guards, length, diversity, punctuation, engagement },
     name: name ?? fallback,
@@ -173,13 +184,14 @@ async function openHeuristic(value: unknown, { base, where, name: fallback }: So
 async function openLearned(
   directory: string,
   embedding: EmbeddingConfig | undefined,
-  { base, name }: Pick<Source, 'base' | 'name'>,
+  { base, name, context }: Pick<Source, 'base' | 'name' | 'context'>,
 ): Promise<Reward> {
   const { learnedReward, readLearned } = await import('./learned.js');
   const model = readLearned(directory);
   const { name: kind, model: source } = model.description.embedding;
   const trainedOn = kind === 'lexical' ? ({ kind } as const) : ({ kind: 'minilm', model: source } as const);
-  return learnedReward(model, await openEmbedder(embedding ?? trainedOn, base), name);
+  const embedder = await openEmbedder(embedding ?? trainedOn, base, context.onDownload);
+  return learnedReward(model, embedder, name);
 }
 
 async function openComposite(value: unknown, source: Source): Promise<Reward> {
@@ -206,7 +218,7 @@ async function openReward(value: unknown, source: Source): Promise<Reward> {
       return openHeuristic(value, source);
     case 'learned': {
       const { directory, embedding, name } = parseStrict(learnedFileSchema, value, where);
-      return openLearned(resolve(base, directory), embedding, { base, name: name ?? source.name });
+      return openLearned(resolve(base, directory), embedding, { base, name: name ?? source.name, context });
     }
     case 'composite':
       return openComposite(value, source);
@@ -239,7 +251,7 @@ export async function loadReward(nameOrPath: string, context: RewardContext = {}
         `reward "${nameOrPath}": the directory has no reward.json; expected one that train-reward wrote. Check the path.`,
       );
     }
-    return openLearned(nameOrPath, undefined, { base: '.', name });
+    return openLearned(nameOrPath, undefined, { base: '.', name, context });
   }
   const value = await readYaml(nameOrPath);
   return openReward(value, { base: dirname(nameOrPath), where: nameOrPath, name, context });

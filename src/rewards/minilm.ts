@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { resolveModel } from '../model/hub';
-import type { HubOptions } from '../model/hub';
+import type { DownloadProgress, HubOptions } from '../model/hub';
 import { CheckpointError, ConfigError, messageOf } from '../runtime/errors';
 import type { Embedder } from './embeddings';
 
@@ -53,8 +53,12 @@ async function openPipeline(directory: string): Promise<(text: string) => Promis
  * @throws CheckpointError  when they cannot be had or loaded
  * Source: Reimers & Gurevych, "Sentence-BERT", arXiv 1908.10084.
  */
-export async function minilmEmbedder(model: string = MINILM, hub: HubOptions = {}): Promise<Embedder> {
-  const folder = resolve(await resolveModel(model, undefined, { files: HUB_FILES, ...hub }));
+export async function minilmEmbedder(
+  model: string = MINILM,
+  onDownload?: (progress: DownloadProgress) => void,
+  hub: HubOptions = {},
+): Promise<Embedder> {
+  const folder = resolve(await resolveModel(model, onDownload, { files: HUB_FILES, ...hub }));
   checkFolder(folder);
   try {
     const embed = await openPipeline(folder);

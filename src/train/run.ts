@@ -1,6 +1,7 @@
 /** One experiment from its description to a finished run directory. */
 import { readModelConfig } from '../model/config';
 import { resolveModel } from '../model/hub';
+import type { DownloadProgress } from '../model/hub';
 import { readAdapterConfig } from '../model/peft';
 import { loadTokenizerOf } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
@@ -26,6 +27,8 @@ import { sftLoss, trainSft } from './sft';
 export interface RunHooks {
   onStep?: (record: StepRecord, totalSteps: number) => void;
   notify?: (line: string) => void;
+  /** told of downloads from the hub */
+  onDownload?: (progress: DownloadProgress) => void;
   signal?: AbortSignal;
   /** Records instead of those of `data.train` and `data.eval`. */
   train?: readonly ReplyRecord[];
@@ -68,12 +71,15 @@ interface Prepared {
 async function prepare(experiment: Experiment, hooks: RunHooks): Promise<Prepared> {
   const { data } = experiment;
   const reward =
-    hooks.reward ?? (await loadReward(experiment.reward, { signal: hooks.signal, onNotice: hooks.notify }));
+    hooks.reward ??
+    (await loadReward(experiment.reward, {
+      ...{ signal: hooks.signal, onNotice: hooks.notify, onDownload: hooks.onDownload },
+    }));
   const records = hooks.train ?? (await collect(data.train, data.max_examples));
   const evaluation =
     hooks.evaluation ?? (data.eval === undefined ? [] : await collect(data.eval, data.max_eval_examples));
   if (records.length === 0) throw new ConfigError(`${data.train}: there are no records to train on`);
-  const modelDirectory = await resolveModel(experiment.model);
+  const modelDirectory = await resolveModel(experiment.model, hooks.onDownload);
   const config = readModelConfig(modelDirectory);
   const tokenizer = await loadTokenizerOf(modelDirectory, config);
   const { checkpoint_path: checkpoint } = experiment;
