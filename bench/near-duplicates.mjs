@@ -1,7 +1,6 @@
 // Near-duplicates by the index against brute force: recall, seconds, peak memory. Replies of the embedded world, a third
 // of them written again with a typo, swapped words, other punctuation or one word more; no two are equal.
-// usage: node bench/near-duplicates.mjs [--count 5000] [--embedding lexical|DIR] [--threshold C]     (needs the build)
-// Brute force compares with every kept reply: it runs up to 10,000 replies, above that only the index is timed.
+// Needs the build. usage: node bench/near-duplicates.mjs --help
 import { createRequire } from 'node:module';
 import { performance } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
@@ -15,13 +14,43 @@ const { Random } = require('../dist/runtime/random.js');
 
 const BRUTE_FORCE_UP_TO = 10_000;
 
-const { values } = parseArgs({
-  options: {
-    count: { type: 'string', default: '5000' },
-    embedding: { type: 'string', default: 'lexical' },
-    threshold: { type: 'string' },
-  },
-});
+const USAGE = `usage: node bench/near-duplicates.mjs [--count 5000] [--embedding lexical|DIR|ID] [--threshold C]
+  --count N      replies, at least 10. Brute force compares with every kept reply: it runs up to ${BRUTE_FORCE_UP_TO},
+                 above that only the index is timed
+  --embedding E  lexical, or a sentence encoder: a directory or a hub id
+  --threshold C  cosine above which two replies are near-duplicates, above 0 and below 1; default: the embedding's own`;
+
+function fail(message) {
+  console.error(`${message}\n${USAGE}`);
+  process.exit(2);
+}
+
+function readArguments() {
+  try {
+    return parseArgs({
+      options: {
+        count: { type: 'string', default: '5000' },
+        embedding: { type: 'string', default: 'lexical' },
+        threshold: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    }).values;
+  } catch (error) {
+    return fail(error.message);
+  }
+}
+
+const values = readArguments();
+if (values.help) {
+  console.log(USAGE);
+  process.exit(0);
+}
+const count = Number(values.count);
+if (!(/^\d{1,9}$/.test(values.count) && count >= 10))
+  fail(`--count is ${JSON.stringify(values.count)}; expected an integer >= 10`);
+const given = values.threshold === undefined ? undefined : Number(values.threshold);
+if (given !== undefined && !(given > 0 && given < 1))
+  fail(`--threshold is ${JSON.stringify(values.threshold)}; expected a number above 0 and below 1`);
 
 /** The text with one small change. */
 function noisy(text, random) {
@@ -79,9 +108,9 @@ async function timed(work) {
   return [result, (performance.now() - start) / 1000];
 }
 
-const texts = corpus(Number(values.count));
+const texts = corpus(count);
 const embedder = values.embedding === 'lexical' ? lexicalEmbedder() : await minilmEmbedder(values.embedding);
-const threshold = Number(values.threshold ?? embedder.duplicateCosine);
+const threshold = given ?? embedder.duplicateCosine;
 const compare = texts.length <= BRUTE_FORCE_UP_TO;
 const vectors = new Map();
 // Vectors of a comparison are made once, so that its seconds are those of the search.

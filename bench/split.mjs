@@ -1,7 +1,5 @@
 // Seconds and memory of `grpolab split` on N lines of its own making, by share of the work. Needs the build.
-// usage: node bench/split.mjs [--lines 1000000] [--runs 3] [--gz] [--one-reply]
-//   --gz         the input is compressed
-//   --one-reply  every tweet has one reply (the most tweets), instead of 1 to 8
+// usage: node bench/split.mjs --help
 import { spawnSync } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -15,6 +13,12 @@ const require = createRequire(import.meta.url);
 const { Random } = require('../dist/runtime/random.js');
 const { splitFile } = require('../dist/data/split-files.js');
 const { drawChart } = require('../dist/cli/split.js');
+
+const USAGE = `usage: node bench/split.mjs [--lines 1000000] [--runs 3] [--gz] [--one-reply]
+  --lines N    lines of the input, at least 100
+  --runs N     splits to measure, at least 1
+  --gz         the input is compressed
+  --one-reply  every tweet has one reply (the most tweets), instead of 1 to 8`;
 
 const WORDS = 'the tea rain bicycle morning train question garden kettle slow again never maybe window'.split(
   ' ',
@@ -94,30 +98,52 @@ function measure(input, directory) {
   };
 }
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    child: { type: 'boolean' },
-    lines: { type: 'string', default: '1000000' },
-    runs: { type: 'string', default: '3' },
-    gz: { type: 'boolean', default: false },
-    'one-reply': { type: 'boolean', default: false },
-  },
-});
+function fail(message) {
+  console.error(`${message}\n${USAGE}`);
+  process.exit(2);
+}
 
-if (values.child) {
+function readArguments() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        child: { type: 'boolean' },
+        lines: { type: 'string', default: '1000000' },
+        runs: { type: 'string', default: '3' },
+        gz: { type: 'boolean', default: false },
+        'one-reply': { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+      },
+    });
+  } catch (error) {
+    return fail(error.message);
+  }
+}
+
+function integer(name, text, least) {
+  if (/^\d{1,9}$/.test(text) && Number(text) >= least) return Number(text);
+  return fail(`--${name} is ${JSON.stringify(text)}; expected an integer >= ${least}`);
+}
+
+const { values, positionals } = readArguments();
+
+if (values.help) {
+  console.log(USAGE);
+} else if (values.child) {
   await splitOnce(...positionals);
 } else {
+  if (positionals.length > 0) fail(`unexpected argument ${positionals[0]}`);
+  // With fewer lines a quartile may have too few tweets for two phases.
+  const [lines, count] = [integer('lines', values.lines, 100), integer('runs', values.runs, 1)];
   const directory = mkdtempSync(path.join(tmpdir(), 'grpolab-bench-'));
   try {
     const input = path.join(directory, values.gz ? 'in.jsonl.gz' : 'in.jsonl');
-    writeInput(input, Number(values.lines), { gz: values.gz, oneReply: values['one-reply'] });
+    writeInput(input, lines, { gz: values.gz, oneReply: values['one-reply'] });
     console.log(
-      `${values.lines} lines, ${(statSync(input).size / 1e6).toFixed(0)} MB; Node ${process.version}, ${cpus().length} x ${cpus()[0].model}`,
+      `${lines} lines, ${(statSync(input).size / 1e6).toFixed(0)} MB; Node ${process.version}, ${cpus().length} x ${cpus()[0].model}`,
     );
-    const runs = Array.from({ length: Number(values.runs) }, () =>
-      measure(input, path.join(directory, 'out')),
-    );
+    const runs = Array.from({ length: count }, () => measure(input, path.join(directory, 'out')));
     ['total', ...SHARES].forEach((share, i) => {
       const sorted = (key) => runs.map((run) => run[key][i]).sort((a, b) => a - b);
       const [seconds, peaks] = [sorted('seconds'), sorted('peaks')];

@@ -1,8 +1,12 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync, watch, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { Readable, Writable } from 'node:stream';
 import { gunzipSync } from 'node:zlib';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { jsonLines, parseLines, runCli, temporaryDirectory, temporaryFile } from '../../test/cli';
+import { JsonlWriter } from '../data/jsonl-writer';
+import { Interrupted } from './io';
+import { main } from './main';
 
 interface Line {
   reply: string;
@@ -45,7 +49,7 @@ describe('grpolab clean', () => {
     ]);
     expect(stdout.split('\n')).toEqual([
       'read 5 records',
-      'texts changed (tweets and replies): hashtags 2, repeats 2, white space 1',
+      'texts changed (tweets and replies): hashtags 2, repeats 2 (digits and web addresses are exempt), white space 1',
       'dropped: 1 equal replies, 1 near-duplicates (lexical cosine > 0.85)',
       `kept 3 records, best first: ${output}`,
       '',
@@ -126,6 +130,64 @@ describe('grpolab clean', () => {
       expect(readFileSync(output, 'utf8')).toBe('older\n');
       expect(readdirSync(directory)).toEqual(['out.jsonl']);
     }
+  });
+
+  it('ends at Ctrl-C while it waits for standard input', async () => {
+    const [abort, stdin] = [new AbortController(), new Readable({ read: () => {} })];
+    stdin.push(jsonLines(records));
+    const output = join(temporaryDirectory(), 'out.jsonl');
+    const sink = () => new Writable({ write: (_, __, done) => done() });
+    const argv = ['clean', '--input', '-', '--output', output];
+    const io = { stdin, stdout: sink(), stderr: sink(), signal: abort.signal };
+    setTimeout(() => abort.abort(new Interrupted()), 50);
+    expect(await main(argv, io)).toBe(130);
+    expect(existsSync(output)).toBe(false);
+  });
+
+  it('ends at Ctrl-C while it normalises texts, and leaves nothing behind', async () => {
+    const abort = new AbortController();
+    const many = Array.from({ length: 40_000 }, (_, i) => ({ ...records[0], reply: `Reply number ${i}` }));
+    const directory = temporaryDirectory();
+    const argv = [
+      'clean',
+      '--keep-near-duplicates',
+      '--input',
+      '-',
+      '--output',
+      join(directory, 'out.jsonl'),
+    ];
+    // The output's temporary file is there when all lines are read.
+    const watcher = watch(directory, () => abort.abort(new Interrupted()));
+    const write = vi.spyOn(JsonlWriter.prototype, 'write');
+    const { code } = await runCli(argv, jsonLines(many), abort.signal);
+    watcher.close();
+    expect([code, readdirSync(directory)]).toEqual([130, []]);
+    expect(write).not.toHaveBeenCalled();
+    write.mockRestore();
+  });
+
+  it('refuses an output that is not JSONL, or takes its rejected lines, before it reads anything', async () => {
+    const input = temporaryFile('col.jsonl', jsonLines(records));
+    const directory = dirname(input);
+    for (const [name, message] of [
+      ['-', 'output is -; expected a name that ends in .jsonl or .jsonl.gz.'],
+      [join(directory, 'x.csv'), 'expected a name that ends in .jsonl or .jsonl.gz.'],
+      [join(directory, 'col.rejected.jsonl'), 'where bad lines go; choose another name.'],
+    ]) {
+      const argv = ['clean', '--skip-invalid', '--input', input, '--output', name];
+      const { code, stdout, stderr } = await runCli(argv);
+      expect([code, stdout]).toEqual([2, '']);
+      expect(stderr).toContain(message);
+      const fromStdin = await runCli(['clean', '--input', '-', '--output', name], 'no JSON');
+      if (!name.includes('rejected')) expect(fromStdin.stderr).toContain(message);
+    }
+    expect(readdirSync(directory)).toEqual(['col.jsonl']);
+    expect(existsSync('-')).toBe(false);
+  });
+
+  it('says in its help what may repeat', async () => {
+    const { stdout } = await runCli(['clean', '--help']);
+    expect(stdout).toMatch(/repeated .* but for digits .* and in web addresses/);
   });
 
   it('says where it cannot write before it begins, and that there is nothing to clean', async () => {

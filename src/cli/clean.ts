@@ -1,8 +1,10 @@
 /** `grpolab clean`: records with normalised texts, without repeated replies, the best first. */
 import type { CleanedRecords } from '../data/clean';
 import { cleanRecords } from '../data/clean';
+import { rejectedPathOf } from '../data/jsonl';
 import { JsonlWriter } from '../data/jsonl-writer';
 import type { NearDuplicateOptions } from '../data/near-duplicates';
+import { checkOutput } from '../data/output-file';
 import type { TweetRecord } from '../data/records';
 import { parseRecord } from '../data/records';
 import { strictJson } from '../runtime/files';
@@ -51,7 +53,7 @@ function summary({ counts }: CleanedRecords, likeness: Likeness | undefined, out
     likeness === undefined ? 'not looked for' : `${likeness.embedding} cosine > ${likeness.threshold}`;
   return [
     `read ${counts.read} records`,
-    `texts changed (tweets and replies): hashtags ${hashtags}, repeats ${repeats}, white space ${white_space}`,
+    `texts changed (tweets and replies): hashtags ${hashtags}, repeats ${repeats} (digits and web addresses are exempt), white space ${white_space}`,
     `dropped: ${counts.exact_duplicates} equal replies, ${counts.near_duplicates} near-duplicates (${judge})`,
     `kept ${counts.kept} records, best first: ${output}`,
   ];
@@ -59,9 +61,10 @@ function summary({ counts }: CleanedRecords, likeness: Likeness | undefined, out
 
 /** Input and output may be one file: all is read before, and the file is replaced in the end, at once. */
 export async function clean(args: Arguments, io: Io): Promise<number> {
+  const output = args.required('output');
+  await checkOutput({ output, rejectedPath: rejectedPathOf(args.required('input')) });
   const near = await openLikeness(args, io);
   const lines = await readInput<TweetRecord>(args, io, parseRecord);
-  const output = args.required('output');
   const writer = await JsonlWriter.open(output);
   const progress = new Progress({
     ...{ label: 'near-duplicates', unit: 'replies', stream: io.stderr, quiet: args.flag('quiet') },
@@ -71,12 +74,14 @@ export async function clean(args: Arguments, io: Io): Promise<number> {
     cleaned = await cleanRecords(
       lines.map(({ value }) => value),
       near && withProgress(near, progress, io),
+      io.signal,
     );
     for (const record of cleaned.records) await writer.write(record);
     checkInterrupt(io);
     await writer.commit();
   } catch (error) {
     await writer.abort();
+    checkInterrupt(io);
     throw error;
   } finally {
     progress.close();

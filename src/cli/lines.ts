@@ -5,7 +5,7 @@ import { DataError } from '../runtime/errors';
 import type { ModelConfig } from '../model/config';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
-import { notify } from './io';
+import { checkInterrupt, notify } from './io';
 
 /** Says how many lines were set aside, and where they are. */
 export function noticeRejected(reader: JsonlReader<unknown>, io: Io): void {
@@ -14,7 +14,7 @@ export function noticeRejected(reader: JsonlReader<unknown>, io: Io): void {
 
 /**
  * Every line of `--input`, so that a bad one stops the command before it has loaded a model.
- * @throws DataError  `file:line: ...`
+ * @throws DataError  `file:line: ...`; Interrupted after Ctrl-C, also while it waits for standard input
  */
 export async function readInput<T>(
   args: Arguments,
@@ -24,9 +24,15 @@ export async function readInput<T>(
   const reader = readJsonl(args.required('input'), parse, {
     skipInvalid: args.flag('skip-invalid'),
     stdin: io.stdin,
+    signal: io.signal,
   });
   const lines: JsonlLine<T>[] = [];
-  for await (const line of reader) lines.push(line);
+  try {
+    for await (const line of reader) lines.push(line);
+  } catch (error) {
+    checkInterrupt(io);
+    throw error;
+  }
   noticeRejected(reader, io);
   if (lines.length === 0) throw new DataError(`${reader.name}: has no valid line; expected at least one.`);
   return lines;

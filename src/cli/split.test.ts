@@ -100,16 +100,29 @@ describe('grpolab split of odd data', () => {
     expect(stderr).toContain('1 reply has the reply_id of an earlier one.');
   });
 
+  it('takes ids that differ in white space for one tweet', async () => {
+    const input = rows(40, (i) => ({
+      tweet_id: `${i % 2 === 0 ? ' ' : ''}t${i >> 1}`,
+      tweet: `tweet ${i >> 1}`,
+    }));
+    const { statistics } = await accepted(jsonLines(input));
+    expect(statistics.phase1.tweets + statistics.phase2.tweets).toBe(20);
+    expect(statistics.notices).toEqual([]);
+  });
+
   it('splits two tweets of three records', async () => {
     const records = [row(1, { reply_likes: 1 }), row(2, { reply_likes: 1 }), row(2, { reply_likes: 1 })];
     const { phase1, phase2 } = await accepted(jsonLines(records));
     expect([phase1.length, phase2.length]).toEqual([1, 2]);
   });
 
-  it('says in the summary that no tweet is in two parts', async () => {
+  it('says in the summary that no tweet is in two parts, and how alike replies and tweets are', async () => {
     const argv = ['split', '--input', '-', '--output-dir', temporaryDirectory()];
     const { stdout } = await runCli(argv, jsonLines(rows(40)));
     expect(stdout).toContain('tweets in more than one part: 0\n');
+    const p = String.raw`([\d.]+) \(by tweet ([\d.]+)\)`;
+    const found = new RegExp(`Kolmogorov-Smirnov p: engagement ${p}, reply length ${p}\n`).exec(stdout);
+    expect(found?.slice(1)).toEqual([found?.[1], found?.[1], found?.[3], found?.[3]]);
   });
 });
 
@@ -146,6 +159,11 @@ describe('grpolab split refuses', () => {
       'negative likes',
       jsonLines([row(0, { reply_likes: -1 })]),
       /reply_likes is -1; expected an integer >= 0/,
+    ],
+    [
+      'a blank id',
+      jsonLines([row(0, { tweet_id: ' ' })]),
+      /in\.jsonl:1: tweet_id is " "; expected a string that is not blank/,
     ],
     [
       'a blank reply',

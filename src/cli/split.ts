@@ -44,8 +44,8 @@ function partLine(name: string, { count, tweets, engagement, reply_length }: Par
 function summary({ statistics, files }: FileSplit): string[] {
   const { validation } = statistics;
   const verdict = validation.passed ? 'passed' : `FAILED: ${validation.failures.join('; ')}`;
-  const [engagement, length] = [validation.engagement, validation.reply_length].map((test) =>
-    test.p_value.toPrecision(3),
+  const [engagement, length] = [validation.engagement, validation.reply_length].map(
+    (test) => `${test.p_value.toPrecision(3)} (by tweet ${test.p_value_by_tweet.toPrecision(3)})`,
   );
   return [
     partLine(`phase 1 (SFT), ${files.phase1}`, statistics.phase1),

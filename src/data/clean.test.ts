@@ -1,5 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { DataError } from '../runtime/errors';
+import { lexicalEmbedder } from '../rewards/lexical';
 import { cleanRecords, cleanText, qualityOf } from './clean';
 import type { TweetRecord } from './records';
 import { parseRecord } from './records';
@@ -15,7 +17,22 @@ const awkwardText = fc
     fc.oneof(
       fc.constantFrom(...['#', '＃', '_', 'a', 'A', 'b', 'Lu', '1', '.', '!', '/', '&', ' ', '\n', '\t']),
       fc.constantFrom(
-        ...['https://', 'www.', 'x.y/', '#Tag', '👍🏽', '👨‍👩‍👧', '🇫🇷', '\u0301', '\u200d', 'م', 'ا'],
+        ...[
+          'https://',
+          'www.',
+          'x.y/',
+          '#Tag',
+          '👍🏽',
+          '👨‍👩‍👧',
+          '🇫🇷',
+          '🇪🇪',
+          '🇲',
+          '。',
+          '\u0301',
+          '\u200d',
+          'م',
+          'ا',
+        ],
       ),
       fc.string({ unit: 'grapheme', maxLength: 3 }),
     ),
@@ -38,6 +55,8 @@ describe('cleanText', () => {
     ['##Twice', 'Twice'],
     ['#日本語 #Привет', '日本語 Привет'],
     ['❤️#love', '❤️love'],
+    ['#hello#world #AITools＃Web3!', 'hello world AI Tools Web3!'],
+    ['#a#1 C#minor#key', 'a#1 C#minor#key'],
   ])('writes the hashtag %s as %s', (text, expected) => {
     expect(cleanText(text)).toBe(expected);
   });
@@ -59,6 +78,26 @@ describe('cleanText', () => {
     ['प्याााार', 'प्याार'],
   ])('shortens the repeats of %s to %s', (text, expected) => {
     expect(cleanText(text)).toBe(expected);
+  });
+
+  it('takes two regional indicators for one flag', () => {
+    expect(cleanText('🇪🇪🇪🇪')).toBe('🇪🇪🇪🇪');
+    expect(cleanText('🇲🇲🇲🇲🇲🇲')).toBe('🇲🇲🇲🇲');
+    expect(cleanText('🇲🇲🇲🇲🇲🇲🇲🇲🇲')).toBe('🇲🇲🇲🇲🇲');
+    // Afghanistan, Réunion twice, and one more: FR FR FR between them is no flag of France.
+    expect(cleanText('🇦🇫🇷🇪🇷🇪🇷🇺')).toBe('🇦🇫🇷🇪🇷🇪🇷🇺');
+    expect(cleanText('🇦🇫🇷🇫🇷🇫🇷🇺')).toBe('🇦🇫🇷🇫🇷🇫🇷🇺');
+  });
+
+  it('ends an address before what no address has', () => {
+    expect(cleanText('看https://t.co/aaa。好好好')).toBe('看https://t.co/aaa。好好');
+    expect(cleanText('（https://t.co/aaa）！！！')).toBe('（https://t.co/aaa）！！');
+    expect(cleanText('<www.fooo.example/xxx>!!!')).toBe('<www.fooo.example/xxx>!!');
+    expect(cleanText('https://t.co/aaa😂😂😂')).toBe('https://t.co/aaa😂😂');
+    expect(cleanText('https://例え.example/ががが?q=%20ooo#yyy')).toBe(
+      'https://例え.example/ががが?q=%20ooo#yyy',
+    );
+    expect(cleanText('https://t.co/aaa＃Tag')).toBe('https://t.co/aaa＃Tag');
   });
 
   it('keeps numbers and addresses, but not the marks after an address', () => {
@@ -100,6 +139,9 @@ describe('cleanText', () => {
       'http://! ',
       '👨‍',
       '🇦',
+      '🇦🇧🇨',
+      '#a#',
+      'www.。',
       '\u0301\u0302',
       ' ',
     ];
@@ -193,10 +235,32 @@ describe('cleanRecords', () => {
     expect(input.tweet).toBe('#BigNews!!!');
   });
 
-  it('keeps emoji, right-to-left and very long replies', async () => {
-    const replies = ['😂😂', 'شكرا جزيلا', `long ${'word and '.repeat(11_000)}end`];
-    const { records } = await cleanRecords(replies.map((reply) => record(reply)));
+  it('keeps emoji, right-to-left and very long replies, of which it drops a near-duplicate', async () => {
+    const long = `long ${'word and other words '.repeat(5000)}end`;
+    const replies = ['😂😂', '👍🏽', 'شكرا جزيلا لكم يا اصدقائي', 'שלום לכולם', long];
+    const repeats = [`${long} ok`, 'شكرا جزيلا لكم يا اصدقائي!'];
+    const { embed } = lexicalEmbedder();
+    const input = [...replies, ...repeats].map((reply) => record(reply));
+    const { records, counts } = await cleanRecords(input, { embed, threshold: 0.85 });
     expect(repliesOf(records)).toEqual(replies);
+    expect(counts).toMatchObject({ exact_duplicates: 0, near_duplicates: 2 });
+  });
+
+  it.each([
+    [{ reply_likes: NaN }, 'record 2: reply_likes is NaN; expected an integer >= 0.'],
+    [{ reply_likes: Infinity }, 'record 2: reply_likes is Infinity; expected an integer >= 0.'],
+    [{ reply_retweets: -1 }, 'record 2: reply_retweets is -1; expected an integer >= 0.'],
+    [{ reply_author_followers: NaN }, 'record 2: reply_author_followers is NaN; expected an integer >= 0.'],
+  ])('refuses %j, which no order of quality could hold', async (change, message) => {
+    const input = [record('a'), { ...record('b'), ...change }];
+    await expect(cleanRecords(input)).rejects.toThrow(new DataError(message));
+  });
+
+  it('stops while it normalises texts when its signal is aborted', async () => {
+    const abort = new AbortController();
+    const many = Array.from({ length: 50_000 }, (_, i) => record(`a reply ${i}`));
+    setImmediate(() => abort.abort(new Error('enough')));
+    await expect(cleanRecords(many, undefined, abort.signal)).rejects.toThrow('enough');
   });
 
   it('drops what it counts, for any records', async () => {

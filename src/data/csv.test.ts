@@ -213,6 +213,19 @@ describe('readCsvRecords', () => {
     expect(rows.map(({ value }) => value.reply_likes)).toEqual([12, 1000, 0]);
   });
 
+  it('takes white space around an id for no part of it, and refuses a blank id', async () => {
+    const header = 'tweet_id,tweet,reply,reply_id\n';
+    const [first, second] = await collect(readCsvRecords(file('a.csv', `${header}12,a,b,7\n" 12\t",a,b,\n`)));
+    expect([first.value.tweet_id, second.value.tweet_id]).toEqual(['12', '12']);
+    expect([idCell('id', ' 12.0 '), idCell('id', ' ')]).toEqual(['12', '']);
+    for (const row of ['" ",a,b,7', '12,a,b," "']) {
+      const read = collect(readCsvRecords(file('a.csv', `${header}${row}\n`)));
+      await expect(read).rejects.toThrow(
+        /a\.csv:2: (tweet|reply)_id is ""; expected a string that is not blank/,
+      );
+    }
+  });
+
   it('refuses ids that a program has rounded, and takes short ones that were floats', async () => {
     expect(idCell('tweet_id', '119237.0')).toBe('119237');
     expect(idCell('tweet_id', '00012e')).toBe('00012e');

@@ -145,9 +145,11 @@ export function readCsv<T>(path: string, layout: CsvLayout<T>, options: ReadJson
  * An id's digits. A library that holds ids as floating-point numbers writes `12.0`, which is 12 while a double still
  * has every digit; longer ids and those of spreadsheets (`1.19E+17`) have lost theirs, and two tweets may look like one.
  *
+ * @returns the id without white space around it; '' of a blank cell
  * @throws DataError  when digits are lost
  */
-export function idCell(name: string, cell: string): string {
+export function idCell(name: string, text: string): string {
+  const cell = text.trim();
   const float = /^(\d+)\.0+$/.exec(cell);
   if (float !== null && float[1].length <= 15) return float[1];
   if (float !== null || /^\d+(\.\d+)?[eE]\+?\d+$/.test(cell)) {

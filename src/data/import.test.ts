@@ -100,7 +100,7 @@ describe('importCsv', () => {
   it('refuses an output that is the input, its rejected rows, or not JSONL', async () => {
     const input = file('a.jsonl', CSV);
     symlinkSync(input, at('link.jsonl'));
-    for (const name of ['a.jsonl', 'link.jsonl', 'a.jsonl.rejected.jsonl', 'out.csv', 'out'])
+    for (const name of ['a.jsonl', 'link.jsonl', 'a.jsonl.rejected.jsonl', 'out.csv', 'out', '-'])
       await expect(importCsv(input, at(name)), name).rejects.toThrow(ConfigError);
     expect(readFileSync(input, 'utf8')).toBe(CSV);
   });

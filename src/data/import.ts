@@ -1,13 +1,13 @@
 /** Foreign formats to records, from file to file. */
-import { realpath, stat } from 'node:fs/promises';
-import { resolve } from 'node:path';
-import { ConfigError, DataError } from '../runtime/errors';
+import { stat } from 'node:fs/promises';
+import { DataError } from '../runtime/errors';
 import type { CsvReader } from './csv';
 import { readCsv, readCsvRecords } from './csv';
 import type { TwcsCounts } from './import-twcs';
 import { TWCS_LAYOUT, TwcsTweets } from './import-twcs';
 import type { ReadJsonlOptions } from './jsonl';
 import { JsonlWriter } from './jsonl-writer';
+import { checkOutput } from './output-file';
 
 export interface ImportOptions extends Pick<
   ReadJsonlOptions,
@@ -24,21 +24,6 @@ export interface ImportResult {
   rejected: { count: number; path: string };
   /** what a user should know */
   notices: string[];
-}
-
-async function sameFile(a: string, b: string): Promise<boolean> {
-  const [realA, realB] = await Promise.all([a, b].map((path) => realpath(path).catch(() => resolve(path))));
-  return realA === realB;
-}
-
-/** @throws ConfigError  when the output is the input, or does not look like JSONL */
-async function checkOutput(input: string, output: string, rejectedPath: string): Promise<void> {
-  if (!/\.jsonl(\.gz)?$/.test(output))
-    throw new ConfigError(`output is ${output}; expected a name that ends in .jsonl or .jsonl.gz.`);
-  if (input !== '-' && (await sameFile(input, output)))
-    throw new ConfigError(`output is ${output}, the input; choose another name.`);
-  if (await sameFile(rejectedPath, output))
-    throw new ConfigError(`output is ${output}, where bad rows go; choose another name.`);
 }
 
 /** The reader's options, with progress in bytes. */
@@ -90,7 +75,7 @@ export async function importCsv(
   options: ImportOptions = {},
 ): Promise<ImportResult> {
   const reader = readCsvRecords(input, await readOptions(input, options));
-  await checkOutput(input, output, reader.rejectedPath);
+  await checkOutput({ input, output, rejectedPath: reader.rejectedPath });
   const none = () => noRows(reader);
   const records = await writeRecords(output, none, async (writer) => {
     for await (const { value } of reader) await writer.write(value);
@@ -119,7 +104,7 @@ export async function importTwcs(
   options: ImportOptions & { firstTurn?: boolean } = {},
 ): Promise<TwcsResult> {
   const reader = readCsv(input, TWCS_LAYOUT, await readOptions(input, options));
-  await checkOutput(input, output, reader.rejectedPath);
+  await checkOutput({ input, output, rejectedPath: reader.rejectedPath });
   const tweets = new TwcsTweets();
   const none = () =>
     tweets.counts.rows === 0

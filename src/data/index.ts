@@ -6,6 +6,7 @@ export * from './import';
 export * from './jsonl';
 export * from './jsonl-writer';
 export * from './near-duplicates';
+export * from './output-file';
 export * from './records';
 export * from './split';
 export * from './split-files';

@@ -4,6 +4,7 @@ import { addAbortSignal, pipeline, Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { DataError, messageOf } from '../runtime/errors';
 import { errorCode, readFailure } from '../runtime/files';
+import { hintOfLineEnds, parseJsonLine } from './json-line';
 import { JsonlWriter } from './jsonl-writer';
 
 export interface ReadJsonlOptions {
@@ -110,6 +111,11 @@ function sourceName(path: string): string {
   return path === '-' ? 'stdin' : path;
 }
 
+/** Where the bad lines of a JSONL source go, unless another place is given. */
+export function rejectedPathOf(path: string): string {
+  return `${sourceName(path).replace(/(\.jsonl?)?(\.gz)?$/, '')}.rejected.jsonl`;
+}
+
 /**
  * The lines of a file, a `.gz` file, or `-` for standard input, blank ones too, as bytes and unchecked: many at a time,
  * since a million single steps of an asynchronous loop cost seconds.
@@ -130,21 +136,6 @@ export async function* readLines(path: string, options: ReadJsonlOptions = {}): 
       );
     }
     throw new DataError(`${name}: ${readFailure(error)}.`);
-  }
-}
-
-const LARGE_ID = /"((?:\w+_)?id)"\s*:\s*(\d{16,})(?=\s*[,}])/g;
-
-/**
- * JSON.parse, but for ids of 16 digits and more written as numbers: they become strings, digit by digit, where a
- * number would round them and make two tweets one. (A quote inside a string is escaped, so texts cannot match.)
- */
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text.replace(LARGE_ID, '"$1":"$2"'));
-  } catch (error) {
-    const reason = messageOf(error).replace(/\s+/g, ' ');
-    throw new DataError(`not JSON (${reason}); expected one JSON object a line`);
   }
 }
 
@@ -188,8 +179,7 @@ export class JsonlReader<T> implements AsyncIterable<JsonlLine<T>> {
     private readonly options: ReadJsonlOptions,
   ) {
     this.name = sourceName(path);
-    this.rejectedPath =
-      options.rejectedPath ?? `${this.name.replace(/(\.jsonl?)?(\.gz)?$/, '')}.rejected.jsonl`;
+    this.rejectedPath = options.rejectedPath ?? rejectedPathOf(path);
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<JsonlLine<T>, void, undefined> {
@@ -224,8 +214,12 @@ export class JsonlReader<T> implements AsyncIterable<JsonlLine<T>> {
 
   /** The line's value, the reason why it has none, or undefined for a blank line. */
   private parseLine({ line, bytes, tooLong }: RawLine): { value: T } | { reason: string } | undefined {
-    if (tooLong)
-      return { reason: `the line is longer than ${this.maxLineBytes} bytes; expected one record a line` };
+    if (tooLong) {
+      const hint = hintOfLineEnds(bytes.toString('latin1'));
+      return {
+        reason: `the line is longer than ${this.maxLineBytes} bytes; expected one record a line${hint}`,
+      };
+    }
     if (!isUtf8(bytes)) {
       const utf16 = line === 1 && (bytes[0] === 0xff || bytes[0] === 0xfe);
       return { reason: `the line is not UTF-8${utf16 ? ' but looks like UTF-16' : ''}; expected UTF-8` };
@@ -234,7 +228,7 @@ export class JsonlReader<T> implements AsyncIterable<JsonlLine<T>> {
     const text = line === 1 ? whole.replace(/^\uFEFF/, '') : whole;
     if (text.trim() === '') return undefined;
     try {
-      return { value: this.parse(parseJson(text)) };
+      return { value: this.parse(parseJsonLine(text)) };
     } catch (error) {
       if (error instanceof DataError) return { reason: error.message };
       throw error;

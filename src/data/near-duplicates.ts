@@ -8,7 +8,7 @@ import { Random } from '../runtime/random';
 export interface NearDuplicateOptions {
   /** A text's vector, of length 1, or zeros for a text without any feature; always of the same size. */
   embed: (text: string) => Promise<Float32Array>;
-  /** Two texts whose cosine is above this are near-duplicates; between 0 and 1. */
+  /** Two texts whose cosine is above this are near-duplicates; above 0 and below 1. */
   threshold: number;
   /** Called now and then; may throw to stop the work. */
   onProgress?: (done: number, total: number) => void;
@@ -115,12 +115,15 @@ class KeptTexts {
  *
  * @param texts  best first
  * @returns      for each text the position of the kept text that it repeats (the nearest), or -1 where it is kept
- * @throws ConfigError  when usearch cannot be loaded; ShapeError when vectors differ in size
+ * @throws ConfigError  when the threshold is out of range or usearch cannot be loaded; ShapeError when vectors differ
+ *   in size
  */
 export async function findNearDuplicates(
   texts: readonly string[],
   { embed, threshold, onProgress }: NearDuplicateOptions,
 ): Promise<Int32Array> {
+  if (!(threshold > 0 && threshold < 1))
+    throw new ConfigError(`threshold is ${threshold}; expected a cosine above 0 and below 1, such as 0.9.`);
   const duplicateOf = new Int32Array(texts.length).fill(-1);
   let kept: KeptTexts | undefined;
   for (const [position, text] of texts.entries()) {

@@ -18,6 +18,13 @@ describe('parseRecord', () => {
     expect(JSON.parse(JSON.stringify(record))).toMatchObject({ note: { a: [1] } });
   });
 
+  it('takes white space around an id for no part of it', () => {
+    expect(parseRecord({ ...least, tweet_id: ' 12', reply_id: '\t7 ' })).toMatchObject({
+      tweet_id: '12',
+      reply_id: '7',
+    });
+  });
+
   it('turns ids that are numbers into strings, and refuses numbers that have been rounded', () => {
     expect(parseRecord({ ...least, tweet_id: 77, reply_id: 78 })).toMatchObject({
       tweet_id: '77',
@@ -36,7 +43,13 @@ describe('parseRecord', () => {
     [{ tweet: undefined }, 'tweet is missing; expected a text'],
     [{ reply: ' \n' }, 'reply is " \\n"; expected a text that is not blank'],
     [{ reply: 5 }, 'reply is 5; expected a text'],
-    [{ tweet_id: '' }, 'tweet_id is ""; expected a string that is not empty, or an integer below 2^53'],
+    [{ tweet_id: '' }, 'tweet_id is ""; expected a string that is not blank, or an integer below 2^53'],
+    [
+      { reply_id: ' \t' },
+      'reply_id is " \\t"; expected a string that is not blank, or an integer below 2^53',
+    ],
+    [{ reply_likes: Infinity }, 'reply_likes is Infinity; expected an integer >= 0'],
+    [{ tweet_likes: NaN }, 'tweet_likes is NaN; expected an integer >= 0'],
     [{ reply_created_at: 3 }, 'reply_created_at is 3; expected a text'],
     [{ reply_time_diff_seconds: 'soon' }, 'reply_time_diff_seconds is "soon"; expected a number of seconds'],
   ])('says what came and what was expected of %j', (change, message) => {

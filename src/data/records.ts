@@ -3,15 +3,19 @@ import { DataError } from '../runtime/errors';
 import type { JsonlReader, ReadJsonlOptions } from './jsonl';
 import { readJsonl } from './jsonl';
 
-const AN_ID = 'a string that is not empty, or an integer below 2^53';
+const AN_ID = 'a string that is not blank, or an integer below 2^53';
 
-/** Ids are strings: those of Twitter have 19 digits, which a JavaScript number cannot hold. */
+/**
+ * Ids are strings: those of Twitter have 19 digits, which a JavaScript number cannot hold. White space around one is no
+ * part of it.
+ */
 const id = z
   .union(
-    [z.string({ error: AN_ID }).min(1, { error: AN_ID }), z.int({ error: AN_ID }).min(0, { error: AN_ID })],
-    {
-      error: AN_ID,
-    },
+    [
+      z.string({ error: AN_ID }).trim().min(1, { error: AN_ID }),
+      z.int({ error: AN_ID }).min(0, { error: AN_ID }),
+    ],
+    { error: AN_ID },
   )
   .transform(String);
 
@@ -62,8 +66,10 @@ export type TweetRecord = z.output<typeof recordSchema>;
 const parsedRecord = recordSchema.loose();
 
 /** A value as an error message shows it: JSON, cut after 60 characters. */
-function shown(value: unknown): string {
+export function shown(value: unknown): string {
   if (value === undefined) return 'missing';
+  // JSON has no NaN and no Infinity: it would show null.
+  if (typeof value === 'number') return String(value);
   const text = JSON.stringify(value);
   return text.length <= 60 ? text : `${text.slice(0, 57)}...`;
 }

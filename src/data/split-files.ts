@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs';
-import { realpath } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { DataError } from '../runtime/errors';
 import { AtomicFile, ensureDirectory, strictJson } from '../runtime/files';
 import { JsonlWriter } from './jsonl-writer';
+import { sameFile } from './output-file';
 import type { TweetRecord } from './records';
 import type { Assignment, Part, PhaseSplit, SplitDescription, SplitOptions } from './split';
 import { assignParts, describeSplit, splitOptions } from './split';
@@ -155,11 +156,10 @@ export interface FileSplit extends WrittenSplit, SplitDescription {
 
 /** @throws DataError  when the input is one of the files that would be written */
 async function refuseOverwriting(input: string, directory: string): Promise<void> {
-  if (input === '-' || !existsSync(input)) return;
-  const source = await realpath(input);
+  // A pipe (/dev/fd/63, /dev/stdin) is no file that could be overwritten, and has no real path.
+  if (input === '-' || !(await stat(input).catch(() => undefined))?.isFile()) return;
   for (const name of Object.values(SPLIT_FILES)) {
-    const path = join(directory, name);
-    if (existsSync(path) && (await realpath(path)) === source) {
+    if (await sameFile(input, join(directory, name))) {
       throw new DataError(
         `${input}: would be overwritten by its own split. Choose another output directory.`,
       );

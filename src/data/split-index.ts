@@ -1,4 +1,5 @@
 /** What the splitter keeps of a reply: numbers in typed arrays, about 50 bytes, so that a million replies fit. */
+import { median } from '../metrics/statistics';
 import { DataError } from '../runtime/errors';
 import type { TweetRecord } from './records';
 import { engagementOf, replyLengthOf } from './records';
@@ -96,17 +97,16 @@ export class SplitIndexBuilder {
   private readonly ambiguous = new Set<number>();
   private firstAmbiguous = '';
 
-  /** @throws DataError  when likes are negative or not numbers, which only records that were not parsed can have */
+  /** @throws DataError  when likes are not finite numbers >= 0, which only records that were not parsed can have */
   add(record: IndexedRecord, line: number): void {
-    const engagement = engagementOf(record);
-    if (!(engagement >= 0 && engagement < Infinity)) {
-      const { reply_likes, tweet_likes } = record;
+    const { reply_likes, tweet_likes } = record;
+    if (![reply_likes, tweet_likes].every((likes) => Number.isFinite(likes) && likes >= 0)) {
       throw new DataError(
         `record ${line}: reply_likes is ${reply_likes} and tweet_likes ${tweet_likes}; expected integers >= 0.`,
       );
     }
     this.tweet.push(this.tweetNumber(record, line));
-    this.engagement.push(engagement);
+    this.engagement.push(engagementOf(record));
     this.replyLength.push(replyLengthOf(record));
     this.line.push(line);
     if (record.reply_id !== undefined) this.replyIds.push(textHash(record.reply_id));
@@ -164,9 +164,33 @@ export class SplitIndexBuilder {
   }
 }
 
-/** The index of records that are in memory. @throws DataError  when likes are negative or not numbers */
+/** The index of records that are in memory. @throws DataError  when likes are not finite numbers >= 0 */
 export function indexRecords(records: readonly IndexedRecord[]): SplitIndex {
   const builder = new SplitIndexBuilder();
   records.forEach((record, row) => builder.add(record, row + 1));
   return builder.finish();
+}
+
+/** Rows grouped by tweet, in order: those of tweet t are rows[starts[t]] .. rows[starts[t + 1] - 1]. */
+export interface TweetRows {
+  rows: Uint32Array;
+  starts: Uint32Array;
+}
+
+export function rowsByTweet({ tweet, tweets }: SplitIndex): TweetRows {
+  const starts = new Uint32Array(tweets + 1);
+  for (let row = 0; row < tweet.length; row++) starts[tweet[row] + 1]++;
+  for (let t = 0; t < tweets; t++) starts[t + 1] += starts[t];
+  const next = starts.slice();
+  const rows = new Uint32Array(tweet.length);
+  for (let row = 0; row < tweet.length; row++) rows[next[tweet[row]]++] = row;
+  return { rows, starts };
+}
+
+/** The median of each tweet's values: [rows] to [tweets]. */
+export function mediansByTweet(values: ArrayLike<number>, { rows, starts }: TweetRows): Float64Array {
+  const grouped = Float64Array.from(rows, (row) => values[row]);
+  return Float64Array.from({ length: starts.length - 1 }, (_, t) =>
+    median(grouped.subarray(starts[t], starts[t + 1])),
+  );
 }

@@ -126,7 +126,12 @@ export class SplitSource {
     end();
     const index = builder.finish();
     if (index.engagement.length === 0) {
-      throw new DataError(`${reader.name}: has no valid record; expected at least 2 tweets with replies.`);
+      const { name, rejected, rejectedPath } = reader;
+      const why =
+        rejected === 0
+          ? 'expected at least 2 tweets with replies'
+          : `all ${rejected} lines were set aside in ${rejectedPath}`;
+      throw new DataError(`${name}: has no valid record; ${why}.`);
     }
     return { index, rejected: { count: reader.rejected, path: reader.rejectedPath } };
   }

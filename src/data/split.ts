@@ -1,11 +1,19 @@
-import { median, percentiles } from '../metrics/statistics';
+import { percentiles } from '../metrics/statistics';
 import { ConfigError, DataError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import type { TweetRecord } from './records';
+import { shown } from './records';
 import type { SplitIndex } from './split-index';
-import { indexRecords } from './split-index';
+import { indexRecords, mediansByTweet, rowsByTweet } from './split-index';
 import type { PartDistributions, SplitStatistics } from './split-statistics';
-import { describePart, distributionsOf, splitNotices, tweetOverlap, validateSplit } from './split-statistics';
+import {
+  describePart,
+  distributionsOf,
+  splitNotices,
+  tweetDistributionsOf,
+  tweetOverlap,
+  validateSplit,
+} from './split-statistics';
 
 export interface SplitOptions {
   /** share of the training replies that goes to phase 1, in (0, 1); default 0.5 */
@@ -54,24 +62,38 @@ export interface PhaseSplit<R> extends SplitDescription {
   test: R[];
 }
 
-/** The quartile of a value: the number of boundaries strictly below it. */
+/** Relative: values that differ by less, about four units in the last place, are one value, rounded in two ways. */
+const ROUNDING = 4 * Number.EPSILON;
+
+/**
+ * The quartile of a value: the number of boundaries strictly below it. Values and boundaries are means of ratios, such as
+ * 1/3: one that is below by rounding alone does not count.
+ */
 export function quartileLabel(value: number, boundaries: readonly number[]): number {
-  return boundaries.filter((boundary) => boundary < value).length;
+  return boundaries.filter((boundary) => value - boundary > ROUNDING * Math.abs(value)).length;
 }
 
-/** The options with their defaults. @throws ConfigError  when a share is out of range */
+/** How many of n a share is: floor(n share), where 0.29 of 100 are 29 although the product of doubles is a little less. */
+export function countOfShare(n: number, share: number): number {
+  return Math.floor(n * share * (1 + ROUNDING));
+}
+
+/** The options with their defaults. @throws ConfigError  when a share is out of range, or the seed */
 export function splitOptions({
   ratio = 0.5,
   seed = 42,
   testFraction = 0,
 }: SplitOptions): Required<SplitOptions> {
-  if (!(ratio > 0 && ratio < 1)) {
-    throw new ConfigError(`ratio is ${ratio}; expected a share above 0 and below 1, such as 0.5.`);
+  if (!(typeof ratio === 'number' && ratio > 0 && ratio < 1)) {
+    throw new ConfigError(`ratio is ${shown(ratio)}; expected a share above 0 and below 1, such as 0.5.`);
   }
-  if (!(testFraction >= 0 && testFraction < 1)) {
+  if (!(typeof testFraction === 'number' && testFraction >= 0 && testFraction < 1)) {
     throw new ConfigError(
-      `testFraction is ${testFraction}; expected a share from 0 and below 1, such as 0.1.`,
+      `testFraction is ${shown(testFraction)}; expected a share from 0 and below 1, such as 0.1.`,
     );
+  }
+  if (!(Number.isSafeInteger(seed) && seed >= 0)) {
+    throw new ConfigError(`seed is ${shown(seed)}; expected an integer >= 0, such as 42.`);
   }
   return { ratio, seed, testFraction };
 }
@@ -89,23 +111,12 @@ function fill(sizes: readonly number[], target: number): boolean[] {
 /** The parts of one stratum's tweets, in their shuffled order. */
 function partsOfStratum(sizes: readonly number[], { ratio, testFraction }: Required<SplitOptions>): Part[] {
   const total = sizes.reduce((sum, size) => sum + size, 0);
-  const tested = fill(sizes, Math.floor(total * testFraction));
+  const tested = fill(sizes, countOfShare(total, testFraction));
   // A tweet of the test part has no replies left to give to phase 1.
   const left = sizes.reduce((sum, size, i) => sum + (tested[i] ? 0 : size), 0);
   const candidates = sizes.map((size, i) => (tested[i] ? Infinity : size));
-  const chosen = fill(candidates, Math.floor(left * ratio));
+  const chosen = fill(candidates, countOfShare(left, ratio));
   return sizes.map((_, i) => (tested[i] ? 'test' : chosen[i] ? 'phase1' : 'phase2'));
-}
-
-/** The rows grouped by tweet, in order: those of tweet t are rows[starts[t]] .. rows[starts[t + 1] - 1]. */
-function rowsByTweet({ tweet, tweets }: SplitIndex): { rows: Uint32Array; starts: Uint32Array } {
-  const starts = new Uint32Array(tweets + 1);
-  for (let row = 0; row < tweet.length; row++) starts[tweet[row] + 1]++;
-  for (let t = 0; t < tweets; t++) starts[t + 1] += starts[t];
-  const next = starts.slice();
-  const rows = new Uint32Array(tweet.length);
-  for (let row = 0; row < tweet.length; row++) rows[next[tweet[row]]++] = row;
-  return { rows, starts };
 }
 
 /**
@@ -119,7 +130,7 @@ function rowsByTweet({ tweet, tweets }: SplitIndex): { rows: Uint32Array; starts
  *
  * Memory is that of the index: no record is needed.
  *
- * @throws ConfigError  when a share is out of range
+ * @throws ConfigError  when a share is out of range, or the seed
  * @throws DataError  when there is no row
  */
 export function assignParts(index: SplitIndex, options: SplitOptions = {}): Assignment {
@@ -127,12 +138,12 @@ export function assignParts(index: SplitIndex, options: SplitOptions = {}): Assi
   const { engagement } = index;
   if (engagement.length === 0) throw new DataError('no records to split; expected at least 2 tweets.');
   const boundaries = percentiles(engagement, [25, 50, 75]);
-  const { rows, starts } = rowsByTweet(index);
-  const byTweet = Float64Array.from(rows, (row) => engagement[row]);
+  const byTweet = rowsByTweet(index);
+  const { rows, starts } = byTweet;
   const tweetsOf: number[][] = [[], [], [], []];
-  for (let t = 0; t < index.tweets; t++) {
-    tweetsOf[quartileLabel(median(byTweet.subarray(starts[t], starts[t + 1])), boundaries)].push(t);
-  }
+  mediansByTweet(engagement, byTweet).forEach((value, t) =>
+    tweetsOf[quartileLabel(value, boundaries)].push(t),
+  );
   const parts = new Array<Part>(engagement.length);
   const strata = tweetsOf.map((tweets, label): StratumCounts => {
     const shuffled = new Random(shares.seed, 'split', label).shuffle(tweets);
@@ -157,9 +168,11 @@ function requireParts(
   const input = `${index.engagement.length} replies to ${index.tweets} tweets`;
   for (const part of ['phase1', 'phase2'] as const) {
     if (found.has(part)) continue;
-    throw new DataError(
-      `${part} would be empty: ${input}, ratio ${ratio}. Bring more tweets, or change the ratio.`,
-    );
+    // A stratum's only tweet goes to phase 2, whatever the ratio.
+    const isDivisible = assignment.strata.some(({ tweets }) => tweets >= 2);
+    const shares = testFraction > 0 ? 'the ratio or the test fraction' : 'the ratio';
+    const remedy = isDivisible ? `, or change ${shares}` : ': no quartile has two, so no ratio would do';
+    throw new DataError(`${part} would be empty: ${input}, ratio ${ratio}. Bring more tweets${remedy}.`);
   }
   if (testFraction > 0 && !found.has('test')) {
     throw new DataError(
@@ -184,6 +197,11 @@ export function describeSplit(
   const distributions = { phase1: valuesOf('phase1'), phase2: valuesOf('phase2'), test: valuesOf('test') };
   const describe = (part: Part) => describePart(part, index, assignment, distributions[part]);
   const overlap = tweetOverlap(index, assignment.parts);
+  const byTweet = tweetDistributionsOf(['phase1', 'phase2'], index, assignment.parts);
+  const [phase1, phase2] = (['phase1', 'phase2'] as const).map((part, i) => ({
+    replies: distributions[part],
+    tweets: byTweet[i],
+  }));
   const statistics = {
     ratio,
     seed,
@@ -193,7 +211,7 @@ export function describeSplit(
     phase1: describe('phase1'),
     phase2: describe('phase2'),
     ...(testFraction > 0 && { test: describe('test') }),
-    validation: validateSplit(distributions.phase1, distributions.phase2, assignment.strata, overlap),
+    validation: validateSplit(phase1, phase2, assignment.strata, overlap),
     notices: splitNotices(index),
   };
   return { statistics, distributions };
@@ -205,7 +223,7 @@ export function describeSplit(
  * options and seed give the same parts, those of `splitFile`. It does not throw when the validation fails: see
  * `statistics.validation`.
  *
- * @throws ConfigError  when a share is out of range
+ * @throws ConfigError  when a share is out of range, or the seed
  * @throws DataError  when there are no records, too few tweets to fill every part, or likes that are not numbers
  */
 export function splitPhases<R extends TweetRecord>(

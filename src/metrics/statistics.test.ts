@@ -31,6 +31,17 @@ describe('moments and percentiles', () => {
     expect(percentiles([0.1, 0.1, 0.1, 0.1, 7], [25, 50, 75])).toEqual([0.1, 0.1, 0.1]);
   });
 
+  it('make the median of an even count the mean of the two in the middle', () => {
+    expect(median([1 / 3, 1])).toBe((1 / 3 + 1) / 2);
+    expect(median([1 / 3, 1])).toBe(2 / 3);
+    fc.assert(
+      fc.property(finite, finite, (a, b) => {
+        expect(median([b, -1e7, a, 1e7])).toBe((a + b) / 2);
+      }),
+    );
+    expect(median([4, 1, Infinity])).toBe(4);
+  });
+
   it('keep percentiles between minimum and maximum, and in order', () => {
     fc.assert(
       fc.property(fc.array(finite, { minLength: 1 }), (values) => {

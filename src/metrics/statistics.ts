@@ -56,11 +56,14 @@ export function percentiles(values: Numbers, q: readonly number[]): number[] {
     const low = Math.floor(position);
     const high = Math.min(low + 1, x.length - 1);
     // Equal neighbours give exactly their value, infinite ones too: ties must fall on the boundary itself.
-    return x[low] === x[high] ? x[low] : x[low] + (x[high] - x[low]) * (position - low);
+    if (position === low || x[low] === x[high]) return x[low];
+    // Half-way it is the mean, as every definition of the median says, rounded once.
+    if (position - low === 0.5) return (x[low] + x[high]) / 2;
+    return x[low] + (x[high] - x[low]) * (position - low);
   });
 }
 
-/** The 50th percentile. */
+/** The 50th percentile: the middle value, or the mean (a + b) / 2 of the two in the middle. */
 export function median(values: Numbers): number {
   return percentiles(values, [50])[0];
 }
@@ -83,8 +86,9 @@ export function pearson(a: Numbers, b: Numbers): number | null {
   return Math.min(1, Math.max(-1, productSum / (Math.sqrt(squaresA) * Math.sqrt(squaresB))));
 }
 
-/** Ranks from 1; equal values share the mean of their ranks. */
+/** Ranks from 1; equal values share the mean of their ranks. @throws ShapeError when a value is NaN. */
 export function ranks(values: Numbers): number[] {
+  if (Array.from(values).some(Number.isNaN)) throw new ShapeError('a value is NaN; expected numbers only.');
   const order = Array.from(values, (_, i) => i).sort((i, j) => values[i] - values[j]);
   const result = new Array<number>(values.length);
   for (let start = 0, end = 0; start < order.length; start = end) {
