@@ -6,6 +6,7 @@ import { DataError } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
 import { loadReward } from '../rewards/config';
+import { DEFAULT_BATCH_SIZE } from '../rewards/reward';
 import type { ReplyPair } from '../rewards/reward';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
@@ -43,9 +44,6 @@ class Means {
   }
 }
 
-/** Pairs scored together: a judge asks about several at once; the others take one after the other all the same. */
-const CHUNK = 64;
-
 export async function reward(args: Arguments, io: Io): Promise<number> {
   const context = { signal: io.signal, onNotice: (line: string) => notify(io, line) };
   const model = await withDownloadBar(args, io, (onDownload) =>
@@ -54,7 +52,9 @@ export async function reward(args: Arguments, io: Io): Promise<number> {
   const reader = readJsonl(args.required('input'), parsePair, {
     skipInvalid: args.flag('skip-invalid'),
     stdin: io.stdin,
+    signal: io.signal,
   });
+  const batchSize = model.batchSize ?? DEFAULT_BATCH_SIZE;
   const output = new LineWriter(io.stdout);
   const means = new Means();
   const progress = new Progress({
@@ -73,9 +73,12 @@ export async function reward(args: Arguments, io: Io): Promise<number> {
   try {
     for await (const { value } of reader) {
       chunk.push(value);
-      if (chunk.length === CHUNK) await scoreChunk();
+      if (chunk.length === batchSize) await scoreChunk();
     }
     await scoreChunk();
+  } catch (error) {
+    checkInterrupt(io);
+    throw error;
   } finally {
     await output.flush();
     progress.close();

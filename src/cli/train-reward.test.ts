@@ -40,6 +40,12 @@ describe('grpolab train-reward', () => {
     expect(agreement.learned.worth?.pair_accuracy.value).toBeGreaterThan(0.6);
     const saved = JSON.parse(readFileSync(join(output, 'reward.json'), 'utf8')) as Record<string, unknown>;
     expect(saved.evaluation).toEqual(agreement.learned);
+    expect(saved.data).toEqual({
+      file: 'records.jsonl',
+      records: records.length,
+      test_fraction: 0.2,
+      seed: 42,
+    });
     const pairs = jsonLines(records.slice(0, 3).map(({ tweet, reply }) => ({ tweet, reply })));
     const scored = await runCli(['reward', '--reward', output, '--input', '-', '--json'], pairs);
     expect(scored.code).toBe(0);
@@ -79,6 +85,34 @@ describe('grpolab train-reward', () => {
     const { code, stderr } = await runCli(argv, jsonLines(records));
     expect(code).toBe(expected);
     expect(stderr).toMatch(message);
+    expect(existsSync(output)).toBe(false);
+  });
+
+  it('refuses an output that cannot be a directory before it reads or trains anything', async () => {
+    const file = temporaryFile('one.jsonl', 'keep me');
+    const onFile = await runCli(['train-reward', '--data', '-', '--output', file], jsonLines(records));
+    expect([onFile.code, onFile.stderr]).toEqual([2, expect.stringContaining('is a file')]);
+    const argv = ['train-reward', '--data', '-', '--output', join(file, 'x'), '--epochs', '1000000'];
+    const below = await runCli(argv, jsonLines(records));
+    expect([below.code, below.stderr]).toEqual([2, expect.stringContaining('cannot be made a directory')]);
+    expect(readFileSync(file, 'utf8')).toBe('keep me');
+  });
+
+  it('exits with 1 and leaves no directory behind when the loss is not finite', async () => {
+    const output = join(temporaryDirectory(), 'reward');
+    const argv = [
+      'train-reward',
+      '--data',
+      '-',
+      '--output',
+      output,
+      '--learning-rate',
+      '1e30',
+      '--epochs',
+      '1',
+    ];
+    const { code, stderr } = await runCli(argv, jsonLines(records));
+    expect([code, stderr]).toEqual([1, expect.stringContaining('use a smaller learning rate')]);
     expect(existsSync(output)).toBe(false);
   });
 

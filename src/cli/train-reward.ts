@@ -1,6 +1,6 @@
 /** `grpolab train-reward`: a reward learned from the likes of replies. */
-import { existsSync, readdirSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { existsSync, readdirSync, rmdirSync, statSync } from 'node:fs';
+import { basename, resolve } from 'node:path';
 import { readRecords } from '../data/records';
 import type { TweetRecord } from '../data/records';
 import { learnReward } from '../eval/learn-reward';
@@ -10,11 +10,12 @@ import type { Estimate } from '../metrics/ranking';
 import { embeddingNamed } from '../rewards/config';
 import { heuristicReward } from '../rewards/heuristic';
 import { saveLearned } from '../rewards/learned';
-import type { RewardObjective } from '../rewards/learned-training';
+import type { RewardObjective } from '../rewards/learned-targets';
+import type { LearnedProgress } from '../rewards/learned-training';
 import { loadAfinn } from '../rewards/sentiment';
 import { sharpReward } from '../rewards/sharp';
 import { ConfigError } from '../runtime/errors';
-import { strictJson } from '../runtime/files';
+import { ensureDirectory, strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
@@ -23,7 +24,13 @@ import { noticeRejected } from './lines';
 import { withDownloadBar } from './open-model';
 
 function requireEmpty(directory: string): void {
-  if (!existsSync(directory) || readdirSync(directory).length === 0) return;
+  if (!existsSync(directory)) return;
+  if (!statSync(directory).isDirectory()) {
+    throw new ConfigError(
+      `${directory}: is a file; expected a new directory for the reward. Choose another.`,
+    );
+  }
+  if (readdirSync(directory).length === 0) return;
   throw new ConfigError(
     `${directory}: is not empty; expected a new directory for the reward. Choose another.`,
   );
@@ -33,12 +40,10 @@ async function readAll(args: Arguments, io: Io): Promise<TweetRecord[]> {
   const reader = readRecords(args.required('data'), {
     skipInvalid: args.flag('skip-invalid'),
     stdin: io.stdin,
+    signal: io.signal,
   });
   const records: TweetRecord[] = [];
-  for await (const { value } of reader) {
-    checkInterrupt(io);
-    records.push(value);
-  }
+  for await (const { value } of reader) records.push(value);
   noticeRejected(reader, io);
   return records;
 }
@@ -76,12 +81,70 @@ function summary({ history, agreement, model }: LearnedRewardReport, directory: 
   ];
 }
 
+/** A bar for each part of the work. */
+class PhaseProgress {
+  private bar: Progress | undefined;
+  private phase = '';
+
+  constructor(
+    private readonly args: Arguments,
+    private readonly io: Io,
+  ) {}
+
+  update({ phase, done, total, note }: LearnedProgress): void {
+    if (this.bar === undefined || phase !== this.phase) {
+      this.bar?.close();
+      const unit = phase === 'judging' ? 'replies' : 'tweets';
+      const quiet = this.args.flag('quiet');
+      this.bar = new Progress({ label: `train-reward: ${phase}`, unit, stream: this.io.stderr, quiet });
+      this.phase = phase;
+    }
+    this.bar.total = total;
+    this.bar.update(done, note);
+  }
+
+  close(): void {
+    this.bar?.close();
+  }
+}
+
+/** Trains and saves. A new directory is made before the work, and taken away again when that fails. */
+async function learnInto(
+  directory: string,
+  work: () => Promise<LearnedRewardReport>,
+): Promise<LearnedRewardReport> {
+  const isNew = !existsSync(directory);
+  await ensureDirectory(directory);
+  try {
+    const report = await work();
+    await saveLearned(directory, report.model);
+    return report;
+  } catch (error) {
+    if (isNew && readdirSync(directory).length === 0) rmdirSync(directory);
+    throw error;
+  }
+}
+
+async function printReport(
+  report: LearnedRewardReport,
+  directory: string,
+  args: Arguments,
+  io: Io,
+): Promise<void> {
+  const output = new LineWriter(io.stdout);
+  const { agreement, history } = report;
+  if (args.flag('json')) await output.line(strictJson({ directory, history, agreement }));
+  else for (const line of summary(report, directory)) await output.line(line);
+  await output.flush();
+}
+
 export async function trainReward(args: Arguments, io: Io): Promise<number> {
   const directory = args.required('output');
+  const data = args.required('data');
   const objective = args.choice('objective', ['rank', 'regression']) as RewardObjective;
   const options = {
     objective,
-    embeddingName: args.required('embedding'),
+    data: data === '-' ? data : basename(data),
     testFraction: args.number('test-fraction', { above: 0, max: 0.5 }),
     epochs: args.integer('epochs', { min: 1 }),
     learningRate: args.number('learning-rate', { above: 0 }),
@@ -89,44 +152,30 @@ export async function trainReward(args: Arguments, io: Io): Promise<number> {
   };
   requireEmpty(directory);
   const embedder = await withDownloadBar(args, io, (onDownload) =>
-    embeddingNamed(options.embeddingName, onDownload),
+    embeddingNamed(args.required('embedding'), onDownload),
   );
   // On the same embedding, so that only the rewards differ.
   const parts = { embedder, lexicon: await loadAfinn() };
   const compareWith = [heuristicReward(parts), sharpReward(parts)];
-  const records = await readAll(args, io);
-  const progress = new Progress({
-    ...{ label: 'train-reward', unit: 'tweets', stream: io.stderr, quiet: args.flag('quiet') },
-  });
+  const progress = new PhaseProgress(args, io);
+  const hooks = { signal: io.signal, onProgress: (each: LearnedProgress) => progress.update(each) };
   try {
-    const report = await learnReward(
-      records,
-      embedder,
-      { ...options, compareWith },
-      {
-        signal: io.signal,
-        onProgress: (done, total, note) => {
-          progress.total = total;
-          progress.update(done, note);
-        },
-      },
+    const records = await readAll(args, io);
+    const report = await learnInto(directory, () =>
+      learnReward(records, embedder, { ...options, compareWith }, hooks),
     );
-    await saveLearned(directory, report.model);
-    progress.finish();
-    const output = new LineWriter(io.stdout);
-    const { agreement, history } = report;
-    if (args.flag('json')) await output.line(strictJson({ directory, history, agreement }));
-    else for (const line of summary(report, directory)) await output.line(line);
-    await output.flush();
-    for (const degraded of embedder.degraded === undefined ? [] : [embedder.degraded]) {
-      notify(io, `degraded: ${degraded}`);
-    }
-    notify(
-      io,
-      `use it: grpolab reward --reward ${join(directory)} --input F, or reward: ${directory} in a configuration`,
-    );
-    return 0;
+    progress.close();
+    await printReport(report, directory, args, io);
+  } catch (error) {
+    checkInterrupt(io);
+    throw error;
   } finally {
     progress.close();
   }
+  if (embedder.degraded !== undefined) notify(io, `degraded: ${embedder.degraded}`);
+  notify(
+    io,
+    `use it: grpolab reward --reward ${directory} --input F, or reward: ${directory} in a configuration`,
+  );
+  return 0;
 }

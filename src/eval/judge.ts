@@ -149,7 +149,7 @@ function summarise(pairs: JudgedPair[], { seed, resamples = 10_000 }: JudgePairs
  *
  * @throws ShapeError    when there are fewer than two tweets, before anything is asked
  * @throws ConfigError   when the weights do not sum to 1, or the endpoint refuses the request
- * @throws GrpolabError  when no retry brought an answer
+ * @throws JudgeError    when no retry brought an answer
  * Source: random order against position bias, as in Zheng et al., "Judging LLM-as-a-Judge", arXiv 2306.05685 §3.3.
  */
 export async function judgePairs(

@@ -2,8 +2,9 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { readGolden } from '../../test/golden';
 import { ShapeError } from '../runtime/errors';
-import { areaUnderCurve, clusterBootstrap, orderedPairs, pairAccuracy } from './ranking';
-import { mean } from './statistics';
+import { Random } from '../runtime/random';
+import { areaUnderCurve, clusterBootstrap, orderedPairs, pairAccuracy, resampledSpearman } from './ranking';
+import { mean, ranks, spearman } from './statistics';
 
 interface MannWhitneyGolden {
   two_samples: { a: number[]; b: number[]; mannwhitneyu: { U: number }[] }[];
@@ -47,10 +48,7 @@ describe('pairAccuracy', () => {
   it('leaves out pairs of equal truth, and does not exist without another', () => {
     expect(pairAccuracy([1, 9, 5], [2, 2, 3])).toBe(0.5);
     expect(pairAccuracy([1, 2], [7, 7])).toBeNull();
-    expect(orderedPairs([2, 2, 3])).toEqual([
-      [2, 0],
-      [2, 1],
-    ]);
+    expect(orderedPairs([2, 2, 3])).toEqual({ better: Int32Array.of(2, 2), worse: Int32Array.of(0, 1) });
   });
 
   it('of two groups with constant truths is the area under the curve', () => {
@@ -60,6 +58,97 @@ describe('pairAccuracy', () => {
         expect(pairAccuracy([...good, ...bad], truth)).toBeCloseTo(areaUnderCurve(good, bad), 12);
       }),
     );
+  });
+});
+
+const paired = fc.array(fc.tuple(fc.integer({ min: 0, max: 5 }), fc.integer({ min: 0, max: 5 })), {
+  minLength: 2,
+  maxLength: 14,
+});
+
+describe('pairs and correlations of many rows', () => {
+  it('pairAccuracy is what counting every pair gives', () => {
+    fc.assert(
+      fc.property(paired, (rows) => {
+        let [right, pairs] = [0, 0];
+        for (const [score, truth] of rows) {
+          for (const [otherScore, otherTruth] of rows) {
+            if (truth <= otherTruth) continue;
+            right += score > otherScore ? 1 : score === otherScore ? 0.5 : 0;
+            pairs++;
+          }
+        }
+        const [s, t] = [rows.map(([score]) => score), rows.map(([, truth]) => truth)];
+        expect(pairAccuracy(s, t)).toBe(pairs === 0 ? null : right / pairs);
+      }),
+    );
+  });
+
+  it('pairAccuracy takes 100,000 rows, whose 5e9 pairs nobody could list', () => {
+    const n = 100_000;
+    const random = new Random(1, 'rows');
+    const truth = Float64Array.from({ length: n }, () => random.integer(50));
+    expect(pairAccuracy(truth, truth)).toBe(1);
+    expect(
+      pairAccuracy(
+        truth.map((x) => -x),
+        truth,
+      ),
+    ).toBe(0);
+  });
+
+  it('orderedPairs lists every pair of different truth once', () => {
+    fc.assert(
+      fc.property(paired, (rows) => {
+        const truth = rows.map(([, value]) => value);
+        const { better, worse } = orderedPairs(truth);
+        const expected = truth.flatMap((a, i) => truth.flatMap((b, j) => (a > b ? [`${i} ${j}`] : [])));
+        expect(Array.from(better, (i, k) => `${i} ${worse[k]}`).sort()).toEqual(expected.sort());
+      }),
+    );
+  });
+
+  it('orderedPairs draws no more than the limit, every pair equally often', () => {
+    const truth = [5, 0, 0, 3, 5, 1];
+    const counts = new Map<string, number>();
+    const limit = 12; // of 13 pairs
+    const rounds = 2000;
+    for (let round = 0; round < rounds; round++) {
+      const { better, worse } = orderedPairs(truth, { limit, random: new Random(1, 'draw', round) });
+      expect(better).toHaveLength(limit);
+      better.forEach((i, k) => {
+        expect(truth[i]).toBeGreaterThan(truth[worse[k]]);
+        counts.set(`${i} ${worse[k]}`, (counts.get(`${i} ${worse[k]}`) ?? 0) + 1);
+      });
+    }
+    const expected = (limit * rounds) / 13;
+    expect(counts.size).toBe(13);
+    for (const count of counts.values())
+      expect(Math.abs(count - expected)).toBeLessThan(5 * Math.sqrt(expected));
+  });
+
+  it('resampledSpearman is the correlation of the resample written out', () => {
+    const drawn = fc.tuple(paired, fc.infiniteStream(fc.integer({ min: 0, max: 3 })));
+    fc.assert(
+      fc.property(drawn, ([rows, stream]) => {
+        const counts = rows.map(() => stream.next().value as number);
+        const [a, b] = [rows.map(([value]) => value), rows.map(([, value]) => value)];
+        const writtenOut = (values: number[]): number[] =>
+          values.flatMap((value, i) => new Array<number>(counts[i]).fill(value));
+        const [x, y] = [writtenOut(a), writtenOut(b)];
+        const found = resampledSpearman(a, b)(counts);
+        const expected = x.length < 2 ? null : spearman(x, y);
+        if (expected === null) expect(found).toBeNull();
+        else expect(found).toBeCloseTo(expected, 12);
+      }),
+    );
+  });
+
+  it('refuse NaN instead of looking for its rank forever', () => {
+    expect(() => ranks([1, NaN])).toThrow(ShapeError);
+    expect(() => spearman([1, NaN, 2], [1, 2, 3])).toThrow('NaN');
+    expect(() => pairAccuracy([NaN, 1], [1, 2])).toThrow(ShapeError);
+    expect(() => resampledSpearman([NaN, 1], [1, 2])).toThrow(ShapeError);
   });
 });
 

@@ -8,7 +8,10 @@ export interface SparseVector {
 
 /** A vector without its zeros. */
 export function compact(vector: Float32Array): SparseVector {
-  const indices = Uint32Array.from(vector.keys()).filter((i) => vector[i] !== 0);
+  let count = 0;
+  for (const value of vector) if (value !== 0) count++;
+  const indices = new Uint32Array(count);
+  for (let i = 0, next = 0; i < vector.length; i++) if (vector[i] !== 0) indices[next++] = i;
   return { indices, values: Float32Array.from(indices, (i) => vector[i]) };
 }
 

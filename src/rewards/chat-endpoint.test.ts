@@ -67,6 +67,20 @@ describe('the key', () => {
     expect(seen.join('\n')).not.toContain('sk-test');
   });
 
+  it('is not in the notice of a damaged cache file either, where the notice is cut inside the key', async () => {
+    const judge = await startJudge(() => GOOD);
+    const first = openEndpoint(judge.baseUrl);
+    await first.endpoint.ask(question());
+    const [file] = cacheFiles(first.cache).map((name) => join(first.cache, name));
+    for (let length = 100; length < 160; length++) {
+      writeFileSync(file, `${'x'.repeat(length)}${KEY}`);
+      const { endpoint, notices } = openEndpoint(judge.baseUrl, { config: { cache_directory: first.cache } });
+      await endpoint.ask(question());
+      expect(notices).toHaveLength(1);
+      expect(notices[0]).not.toContain('sk-t');
+    }
+  });
+
   it('comes from the environment alone, and a missing variable is named', () => {
     const options = { environment: { OTHER: 'x' } };
     const config = { api_key_env: 'JUDGE_KEY' };

@@ -8,10 +8,11 @@ import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
-import { ConfigError, DataError, GrpolabError } from '../runtime/errors';
+import { ConfigError, DataError } from '../runtime/errors';
 import { atomicWriteFile, ensureDirectory, errorCode, readFailure, strictJson } from '../runtime/files';
 import { Random } from '../runtime/random';
 import { completionContent, connect, malformed, parseAnswer, readKey } from './chat-request';
+import { JudgeError } from './judge-error';
 import type { ChatEndpointConfig, ChatMessage, Failure, Post } from './chat-request';
 
 const FIRST_WAIT_SECONDS = 0.5;
@@ -95,8 +96,8 @@ export class ChatEndpoint {
   /**
    * The answer, from the cache where it is there; the same question is under way at most once.
    *
-   * @throws ConfigError   when the endpoint refuses the request (400, 401, 403, 404, ...), at once
-   * @throws GrpolabError  when no retry brought an answer
+   * @throws ConfigError  when the endpoint refuses the request (400, 401, 403, 404, ...), at once
+   * @throws JudgeError   when no retry brought an answer
    */
   ask<T>(question: Question<T>): Promise<T> {
     const id = this.idOf(question);
@@ -163,7 +164,7 @@ export class ChatEndpoint {
     }
     const kept = parseAnswer(text, z.object({ answer: question.answer }));
     if ('value' in kept) return { value: kept.value.answer };
-    this.notice(`${file}: damaged (${clip(kept.problem)}); asking again`);
+    this.notice(`${file}: damaged (${clip(this.withoutKey(kept.problem))}); asking again`);
     return undefined;
   }
 
@@ -215,7 +216,7 @@ export class ChatEndpoint {
     const message =
       `${base_url}: no answer of the judge after ${times}, at last: ${reason}${pause}. What has been judged is kept in ` +
       `${cache_directory}: run again to go on from there, with a lower concurrency or a higher max_retries if need be.`;
-    return new GrpolabError(this.withoutKey(message));
+    return new JudgeError(this.withoutKey(message));
   }
 
   /** Some servers repeat the key that they were given. */

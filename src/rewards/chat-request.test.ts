@@ -56,6 +56,19 @@ describe('parseAnswer', () => {
     expect(parseAnswer(content, schema)).toEqual({ value: { grade: 7, taste: 3 } });
   });
 
+  it.each([
+    '{"grade": 1, "taste": 3, "grade": 10}',
+    '{"grade": 1, "taste": 3, "gr\\u0061de": 10}',
+    '{"grade": 7, "taste": 3, "more": {"a": 1, "a": 2}}',
+  ])('refuses an object that gives a key twice: %s', (content) => {
+    expect(parseAnswer(content, schema)).toEqual({ problem: 'a key stands in it twice' });
+  });
+
+  it('refuses an object that is nested without end', () => {
+    const content = `{"grade": 7, "taste": 3, "more": ${'['.repeat(1e5)}${']'.repeat(1e5)}}`;
+    expect(parseAnswer(content, schema)).toEqual({ problem: 'it is nested too deep' });
+  });
+
   it.each(['', '[7, 3]', '{}', 'null', '{"grade": true, "taste": 3}', '{"Grade": 7, "taste": 3}', '}{'])(
     'says what is wrong with %j',
     (content) => {

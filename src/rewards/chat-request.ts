@@ -4,6 +4,7 @@
  * beyond a minute and know nothing of malformed answers.
  */
 
+import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { ConfigError, messageOf } from '../runtime/errors';
 import { errorCode } from '../runtime/files';
@@ -95,18 +96,29 @@ export function malformed(detail: string): Failure {
   return { kind: 'an answer of the wrong form', detail, malformed: true };
 }
 
+/** `JSON.parse` takes the last value of a key that is given twice; YAML, of which JSON is a part, forbids it. */
+function keyProblem(json: string): string | undefined {
+  const { errors } = parseDocument(json, { prettyErrors: false, logLevel: 'error' });
+  const codes = errors.map(({ code }) => code);
+  if (codes.includes('RESOURCE_EXHAUSTION')) return 'it is nested too deep';
+  return codes.includes('DUPLICATE_KEY') ? 'a key stands in it twice' : undefined;
+}
+
 /**
  * The answer in a chat message: one JSON object, alone, in a code fence, or with text around it, after an optional
- * `<think>` block. What is in it is checked strictly; two objects are no answer.
+ * `<think>` block. What is in it is checked strictly; two objects are no answer, nor is one that gives a key twice.
  */
 export function parseAnswer<T>(content: string, schema: z.ZodType<T>): { value: T } | { problem: string } {
   const text = content.replace(/^\s*<think>[\s\S]*?<\/think>/, '');
+  const json = text.slice(text.indexOf('{'), text.lastIndexOf('}') + 1);
   let value: unknown;
   try {
-    value = JSON.parse(text.slice(text.indexOf('{'), text.lastIndexOf('}') + 1));
+    value = JSON.parse(json);
   } catch {
     return { problem: `expected one JSON object, got "${text.trim()}"` }; // whoever shows it hides the key, then clips
   }
+  const problem = keyProblem(json);
+  if (problem !== undefined) return { problem };
   const result = schema.safeParse(value);
   if (result.success) return { value: result.data };
   const { path, message } = result.error.issues[0];
@@ -176,6 +188,8 @@ function remedyOf(status: number, { api_key_env, model }: ChatEndpointConfig): s
       ? 'The endpoint wants a key: name its environment variable by api_key_env'
       : `Check the key in the environment variable ${api_key_env}, and what it may do`;
   }
+  if (status >= 300 && status < 400)
+    return 'It leads on to another address, which is not followed: give that one as base_url if you trust it';
   if (status === 404) return `Check base_url, which often ends in /v1, and the model's name "${model}"`;
   return 'Check base_url, model, temperature, max_tokens and seed (null leaves it out) against what the endpoint takes';
 }
@@ -200,6 +214,8 @@ export async function connect(
     apiKey: key ?? 'none',
     defaultHeaders: key === undefined ? { Authorization: null } : {},
     ...{ adminAPIKey: null, organization: null, project: null, webhookSecret: null },
+    // A redirect is answered as any other status: neither texts nor key go to an address that nobody named.
+    fetchOptions: { redirect: 'manual' },
     ...{ maxRetries: 0, timeout: config.timeout_seconds * 1000, logLevel: 'off' },
   });
   const { model, temperature, max_tokens, seed } = config;

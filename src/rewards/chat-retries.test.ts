@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { cacheFiles, failureOf, GOOD, openEndpoint, question, startJudge } from '../../test/judge-server';
 import type { Behaviour } from '../../test/judge-server';
 import { ConfigError, GrpolabError } from '../runtime/errors';
+import { JudgeError } from './judge-error';
 import { backOffSeconds } from './chat-endpoint';
 
 describe('what is asked again', () => {
@@ -95,6 +96,7 @@ describe('what is asked again', () => {
     const { endpoint, cache } = openEndpoint(judge.baseUrl, { config: { max_retries: 2 } });
     const error = await failureOf(endpoint.ask(question()));
     expect(error).toBeInstanceOf(GrpolabError);
+    expect(error).toBeInstanceOf(JudgeError);
     expect(error).not.toBeInstanceOf(ConfigError);
     expect(error.message).toContain(`${judge.baseUrl}: no answer of the judge after 3 requests`);
     expect(error.message).toMatch(/an answer of the wrong form \(grade: Too big/);
@@ -134,6 +136,24 @@ describe('what is not asked again', () => {
     expect(error.message.startsWith(`${judge.baseUrl}: `)).toBe(true);
     expect(judge.requests).toHaveLength(1);
   });
+});
+
+describe('a redirect', () => {
+  it.each([301, 302, 307, 308])(
+    'with status %i is not followed: the texts go nowhere else',
+    async (status) => {
+      const other = await startJudge(() => GOOD);
+      const judge = await startJudge(() => ({
+        status,
+        headers: { location: `${other.baseUrl}/chat/completions` },
+        body: '',
+      }));
+      const error = await failureOf(openEndpoint(judge.baseUrl).endpoint.ask(question()));
+      expect(error).toBeInstanceOf(ConfigError);
+      expect(error.message).toMatch(/leads on to another address, which is not followed/);
+      expect([judge.requests.length, other.requests.length]).toEqual([1, 0]);
+    },
+  );
 });
 
 describe('backOffSeconds', () => {

@@ -46,6 +46,18 @@ describe('compositeReward', () => {
     expect(components).toEqual({ learned: 0.5 });
   });
 
+  it('keeps a component that has the name of its part beside others', async () => {
+    const reward = compositeReward({ own: { reward: lengths('a', 100), weight: 1 } });
+    const { components } = await reward.score('abcd', 'x'.repeat(20));
+    expect(components).toEqual({ own: 0.2, 'own/own': 0.2, 'own/other': 0.04 });
+  });
+
+  it('is scored in batches as large as its most eager part wants', () => {
+    const eager = { ...lengths('a', 1), batchSize: 500 };
+    const reward = compositeReward({ ...parts, third: { reward: eager, weight: 0 } });
+    expect([reward.batchSize, compositeReward(parts).batchSize]).toEqual([500, 64]);
+  });
+
   it('names every degraded component of its parts once, and disposes them', () => {
     let disposed = 0;
     const disposable = { ...lengths('c', 1), dispose: () => disposed++ };
@@ -62,7 +74,8 @@ describe('compositeReward', () => {
       { a: { reward: lengths('a', 1), weight: 1.5 }, b: { reward: lengths('b', 1), weight: -0.5 } },
       /"b" is -0.5/,
     ],
-    [{ 'a/b': { reward: lengths('a', 1), weight: 1 } }, /has a slash/],
+    [{ 'a/b': { reward: lengths('a', 1), weight: 1 } }, /without a slash/],
+    [Object.fromEntries([['__proto__', { reward: lengths('a', 1), weight: 1 }]]), /not __proto__/],
     [{ a: { reward: lengths('a', 1), weight: NaN } }, /"a" is NaN/],
   ])('refuses %j', (bad, message) => {
     expect(() => compositeReward(bad)).toThrow(ConfigError);

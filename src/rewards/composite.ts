@@ -1,5 +1,6 @@
 /** A weighted mean of named rewards. */
 import { ConfigError } from '../runtime/errors';
+import { DEFAULT_BATCH_SIZE } from './reward';
 import type { Reward, RewardResult } from './reward';
 
 export interface WeightedReward {
@@ -8,9 +9,13 @@ export interface WeightedReward {
   weight: number;
 }
 
-/** `heuristic/relevance`: a part's component, beside the part's own total under its name. */
+/**
+ * `heuristic/relevance`: a part's component, beside the part's own total under its name. An only component of the same
+ * name, as of a learned reward, is the total and shown once.
+ */
 function breakdown(name: string, { total, components }: RewardResult): [string, number][] {
-  const inner = Object.entries(components).filter(([key]) => key !== name);
+  const entries = Object.entries(components);
+  const inner = entries.length === 1 && entries[0][0] === name ? [] : entries;
   return [[name, total], ...inner.map(([key, value]): [string, number] => [`${name}/${key}`, value])];
 }
 
@@ -19,19 +24,21 @@ function breakdown(name: string, { total, components }: RewardResult): [string, 
  * `part/component`.
  *
  * @param parts  by the names that the breakdown shows
- * @throws ConfigError  when there is no part, a name has a slash, a weight is negative, or they do not sum to 1
+ * @throws ConfigError  when there is no part, a name has a slash or is __proto__, a weight is negative, or they do not sum to 1
  */
 export function compositeReward(parts: Readonly<Record<string, WeightedReward>>, name = 'composite'): Reward {
   const entries = Object.entries(parts);
   const sum = entries.reduce((total, [, { weight }]) => total + weight, 0);
   const negative = entries.find(([, { weight }]) => !(weight >= 0));
-  const slashed = entries.find(([part]) => part.includes('/'));
+  const misnamed = entries.find(([part]) => part.includes('/') || part === '__proto__');
   if (entries.length === 0) throw new ConfigError(`${name}: has no parts; expected at least one reward.`);
   if (negative !== undefined) {
     throw new ConfigError(`${name}: the weight of "${negative[0]}" is ${negative[1].weight}; expected >= 0.`);
   }
-  if (slashed !== undefined) {
-    throw new ConfigError(`${name}: the part "${slashed[0]}" has a slash in its name; expected none.`);
+  if (misnamed !== undefined) {
+    throw new ConfigError(
+      `${name}: a part is called "${misnamed[0]}"; expected a name without a slash that is not __proto__.`,
+    );
   }
   if (Math.abs(sum - 1) > 1e-9) {
     throw new ConfigError(
@@ -48,6 +55,7 @@ export function compositeReward(parts: Readonly<Record<string, WeightedReward>>,
   });
   return {
     name,
+    batchSize: Math.max(...entries.map(([, { reward }]) => reward.batchSize ?? DEFAULT_BATCH_SIZE)),
     degraded: [...new Set(entries.flatMap(([, { reward }]) => reward.degraded))],
     score: async (tweet, reply) =>
       combine(await Promise.all(entries.map(([, part]) => part.reward.score(tweet, reply)))),

@@ -6,12 +6,14 @@ import { CheckpointError, ConfigError } from '../runtime/errors';
 import { loadReward } from './config';
 import { initialParameters, saveLearned } from './learned';
 import type { LearnedModel } from './learned';
+import { lexicalEmbedder } from './lexical';
 
 /** Untrained: numbers of the right shapes. */
 const lexicalModel: LearnedModel = {
   description: {
-    ...{ type: 'learned', version: 1, objective: 'rank', training: {}, evaluation: {} },
-    embedding: { name: 'lexical', model: 'lexical', dimensions: 4096 },
+    ...{ type: 'learned', version: 2, objective: 'rank', training: {}, evaluation: {}, versions: {} },
+    data: { file: null, records: 0, test_fraction: 0.2, seed: 1 },
+    embedding: { name: 'lexical', source: lexicalEmbedder().source ?? null, dimensions: 4096 },
   },
   parameters: initialParameters(8192, 1),
 };
@@ -106,6 +108,12 @@ describe('loadReward', () => {
     ['weights: {relevance: 0.9}', /weights sum to 1.6, expected 1/],
     ['guards: {max_length: many}', /guards.max_length is "many"/],
     ['- a list', /the value is/],
+    ['type:', /type is null; expected heuristic, learned, composite, judge\. Name one/],
+    ['guards: {min_length: 9, max_length: 8}', /expected min_length <= max_length/],
+    ['{preset: sharp, guards: {min_length: 9, max_length: 8}}', /expected min_length <= max_length/],
+    ['{type: composite, parts: {__proto__: {weight: 1, reward: sharp}}}', /the key __proto__/],
+    ['{type: composite, parts: {a: {weight: 1, reward: sharq}}}', /Did you mean "sharp"/],
+    ['{type: judge, model: m, api_key: !secret sk-123}', /bad.yaml: not YAML: line 1: a tag/],
     ['weights: {relevance', /bad.yaml: not YAML/],
   ])('refuses %j in one line that names file and remedy', async (text, message) => {
     const path = await yamlFile('bad.yaml', text);
@@ -113,12 +121,38 @@ describe('loadReward', () => {
     expect(error instanceof ConfigError || error instanceof CheckpointError).toBe(true);
     expect((error as Error).message).toMatch(message);
     expect((error as Error).message).not.toContain('\n');
+    expect((error as Error).message).not.toContain('sk-123');
   });
 
   it('says of a name that is neither built in nor a file what was expected', async () => {
     await expect(loadReward('heuristc')).rejects.toThrow(
       'expected "heuristic", "sharp", a YAML file, or the directory of a learned reward',
     );
+  });
+
+  it('names the nearest reward where a name is misspelt', async () => {
+    await expect(loadReward('heuristc')).rejects.toThrow('Did you mean "heuristic"?');
+    await expect(loadReward(join(folder, 'gone.yaml'))).rejects.not.toThrow('Did you mean');
+  });
+
+  it('refuses a composite that leads back to itself, with the way it goes', async () => {
+    const part = (reward: string): string => `{type: composite, parts: {a: {weight: 1, reward: ${reward}}}}`;
+    const self = await yamlFile('self.yaml', part('self.yaml'));
+    await expect(loadReward(self)).rejects.toThrow(
+      'self.yaml -> self.yaml: a reward cannot be a part of itself',
+    );
+    const first = await yamlFile('a.yaml', part('b.yaml'));
+    await yamlFile('b.yaml', part(part('./a.yaml')));
+    await expect(loadReward(first)).rejects.toThrow('a.yaml -> b.yaml -> a.yaml');
+    await expect(loadReward(first)).rejects.toThrow(ConfigError);
+  });
+
+  it('takes one file as two parts', async () => {
+    await yamlFile('twice.yaml', 'preset: sharp');
+    const parts = '{a: {weight: 0.5, reward: twice.yaml}, b: {weight: 0.5, reward: twice.yaml}}';
+    const reward = await loadReward(await yamlFile('both.yaml', `{type: composite, parts: ${parts}}`));
+    const { components } = await reward.score('Rain again', 'Bring boats');
+    expect(components.a).toBe(components.b);
   });
 
   it('knows the sharp preset by name and by key, never otherwise', async () => {
@@ -162,5 +196,24 @@ describe('loadReward', () => {
     expect(await byFile.score('Rain again', 'Bring boats')).toEqual(result);
     expect([byDirectory.name, byFile.name]).toEqual(['likes', 'hybrid']);
     await expect(loadReward(folder)).rejects.toThrow('has no reward.json');
+  });
+
+  it('refuses a learned reward whose embedding has changed, is gone, or was never ours', async () => {
+    const { description, parameters } = lexicalModel;
+    const save = async (name: string, source: LearnedModel['description']['embedding']['source']) => {
+      const embedding = { ...description.embedding, source };
+      await saveLearned(join(folder, name), { description: { ...description, embedding }, parameters });
+      return join(folder, name);
+    };
+    const fingerprint = 'f'.repeat(64);
+    const changed = await save('changed', { kind: 'lexical', model: 'lexical', fingerprint });
+    await expect(loadReward(changed)).rejects.toThrow(/fingerprint ffffffffffff, but lexical has/);
+    const gone = await save('gone', { kind: 'directory', model: join(folder, 'encoder'), fingerprint });
+    await expect(loadReward(gone)).rejects.toThrow(
+      /encoder of its embedding is gone.*embedding: \{ kind: minilm/,
+    );
+    const foreign = await save('foreign', null);
+    await expect(loadReward(foreign)).rejects.toThrow(CheckpointError);
+    await expect(loadReward(foreign)).rejects.toThrow(/an embedding of the caller/);
   });
 });

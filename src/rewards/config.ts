@@ -1,13 +1,14 @@
 /** Choosing a reward by name, by a YAML file, or by the directory of a learned one. */
 
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, realpathSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
-import { parse } from 'yaml';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 import { z } from 'zod';
 import type { DownloadProgress } from '../model/hub';
-import { ConfigError, messageOf } from '../runtime/errors';
+import { CheckpointError, ConfigError } from '../runtime/errors';
+import { readFailure } from '../runtime/files';
 import { nearest, parseStrict } from '../runtime/strict';
+import { parseYaml } from '../runtime/yaml';
 import { compositeReward } from './composite';
 import type { WeightedReward } from './composite';
 import { cachedEmbedder } from './embeddings';
@@ -19,6 +20,7 @@ import { refuseSecrets } from './chat-request';
 import { judgeReward, judgeSchema } from './judge';
 import { lexicalEmbedder } from './lexical';
 import { MINILM, minilmEmbedder } from './minilm';
+import type { LearnedDescription } from './learned';
 import type { Reward } from './reward';
 import { loadAfinn } from './sentiment';
 import { sharpReward, sharpSchema } from './sharp';
@@ -99,6 +101,8 @@ interface Source {
   where: string;
   name: string;
   context: RewardContext;
+  /** the files that lead here, the first one first */
+  trail: readonly string[];
 }
 
 /** Names that `loadReward` knows. */
@@ -136,29 +140,29 @@ export function embeddingNamed(name: string, onDownload?: OnDownload): Promise<E
   return openEmbedder(config, '.', onDownload);
 }
 
-async function readYaml(path: string): Promise<unknown> {
+/** @param name  the reward as it was asked for */
+async function readYaml(path: string, name: string): Promise<unknown> {
   let text: string;
   try {
     text = await readFile(path, 'utf8');
   } catch (error) {
+    const hint = /^\w+$/.test(name) ? ` Did you mean "${nearest(name, REWARD_NAMES)}"?` : '';
     throw new ConfigError(
-      `reward "${path}": cannot be read (${messageOf(error)}); expected ${REWARD_NAMES.map((name) => `"${name}"`).join(', ')}, a YAML file, or the directory of a learned reward. Check the name.`,
+      `reward "${path}": cannot be read (${readFailure(error)}); expected ${REWARD_NAMES.map((each) => `"${each}"`).join(', ')}, a YAML file, or the directory of a learned reward.${hint}`,
     );
   }
-  try {
-    return parse(text) ?? {}; // an empty file asks for the defaults
-  } catch (error) {
-    throw new ConfigError(`${path}: not YAML: ${messageOf(error).split('\n')[0]}`);
-  }
+  return parseYaml(text, path) ?? {}; // an empty file asks for the defaults
 }
 
 /** The value of a key that chooses between schemas. @throws ConfigError naming the nearest choice */
 function choice<T extends string>(value: unknown, key: string, choices: readonly T[], where: string): T {
-  const given = (value as Record<string, unknown> | null)?.[key] ?? choices[0];
+  const given = (value as Record<string, unknown> | null)?.[key];
+  if (given === undefined) return choices[0];
   if (choices.includes(given as T)) return given as T;
-  const hint = nearest(String(given), choices) as string;
+  const hint =
+    typeof given === 'string' ? `Did you mean "${nearest(given, choices)}"?` : 'Name one, or remove the key.';
   throw new ConfigError(
-    `${where}: ${key} is ${JSON.stringify(given)}; expected ${choices.join(', ')}. Did you mean "${hint}"?`,
+    `${where}: ${key} is ${JSON.stringify(given)}; expected ${choices.join(', ')}. ${hint}`,
   );
 }
 
@@ -188,14 +192,36 @@ async function openLearned(
 ): Promise<Reward> {
   const { learnedReward, readLearned } = await import('./learned.js');
   const model = readLearned(directory);
-  const { name: kind, model: source } = model.description.embedding;
-  const trainedOn = kind === 'lexical' ? ({ kind } as const) : ({ kind: 'minilm', model: source } as const);
-  const embedder = await openEmbedder(embedding ?? trainedOn, base, context.onDownload);
+  const embedder =
+    embedding === undefined
+      ? await openTrainedOn(model.description, directory, context.onDownload)
+      : await openEmbedder(embedding, base, context.onDownload);
   return learnedReward(model, embedder, name);
 }
 
+/** The embedding that a learned reward names; `learnedReward` checks that it is still the same. */
+async function openTrainedOn(
+  { embedding: { name, source } }: LearnedDescription,
+  directory: string,
+  onDownload?: OnDownload,
+): Promise<Embedder> {
+  if (source === null) {
+    throw new CheckpointError(
+      `${directory}: trained on "${name}", an embedding of the caller; expected one of this library. Open it in code, by learnedReward.`,
+    );
+  }
+  if (source.kind === 'lexical') return openEmbedder({ kind: 'lexical' });
+  if (source.kind === 'directory' && !existsSync(source.model)) {
+    throw new CheckpointError(
+      `${directory}: the folder ${source.model} of its embedding is gone. Put it there again, or name another copy in a YAML file: ` +
+        `{ type: learned, directory: ${directory}, embedding: { kind: minilm, model: FOLDER } }.`,
+    );
+  }
+  return cachedEmbedder(await minilmEmbedder(source.model, onDownload));
+}
+
 async function openComposite(value: unknown, source: Source): Promise<Reward> {
-  const { base, where, context } = source;
+  const { base, where, context, trail } = source;
   const { parts, name } = parseStrict(compositeFileSchema, value, where);
   const opened: Record<string, WeightedReward> = {};
   for (const [part, { weight, reward }] of Object.entries(parts)) {
@@ -204,7 +230,7 @@ async function openComposite(value: unknown, source: Source): Promise<Reward> {
       weight,
       reward:
         typeof reward === 'string'
-          ? await loadReward(isRewardName(reward) ? reward : resolve(base, reward), partContext)
+          ? await openNamed(reward, base, partContext, trail)
           : await openReward(reward, { ...source, where: `${where}: parts.${part}`, name: part }),
     };
   }
@@ -238,21 +264,46 @@ async function openReward(value: unknown, source: Source): Promise<Reward> {
  *                    learned, composite or judge, or a directory that `train-reward` wrote
  * @throws ConfigError  when the file is missing, is not YAML, has an unknown key or a value out of range
  */
-export async function loadReward(nameOrPath: string, context: RewardContext = {}): Promise<Reward> {
+export function loadReward(nameOrPath: string, context: RewardContext = {}): Promise<Reward> {
+  return openNamed(nameOrPath, '', context, []);
+}
+
+/** @param base  where a relative path starts; '' leaves it as it is. @param trail  the files that ask for it */
+async function openNamed(
+  nameOrPath: string,
+  base: string,
+  context: RewardContext,
+  trail: readonly string[],
+): Promise<Reward> {
   if (isRewardName(nameOrPath)) {
     const preset = nameOrPath === 'sharp' ? 'sharp' : 'study';
     const name = context.name ?? nameOrPath;
-    return openReward({ preset }, { base: '.', where: nameOrPath, name, context });
+    return openReward({ preset }, { base: '.', where: nameOrPath, name, context, trail });
   }
-  const name = context.name ?? basename(resolve(nameOrPath)).replace(/\.ya?ml$/i, '');
-  if (statSync(nameOrPath, { throwIfNoEntry: false })?.isDirectory()) {
-    if (!existsSync(join(nameOrPath, 'reward.json'))) {
+  const path = base === '' ? nameOrPath : resolve(base, nameOrPath);
+  const name = context.name ?? basename(resolve(path)).replace(/\.ya?ml$/i, '');
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
+    if (!existsSync(join(path, 'reward.json'))) {
       throw new ConfigError(
-        `reward "${nameOrPath}": the directory has no reward.json; expected one that train-reward wrote. Check the path.`,
+        `reward "${path}": the directory has no reward.json; expected one that train-reward wrote. Check the path.`,
       );
     }
-    return openLearned(nameOrPath, undefined, { base: '.', name, context });
+    return openLearned(path, undefined, { base: '.', name, context });
   }
-  const value = await readYaml(nameOrPath);
-  return openReward(value, { base: dirname(nameOrPath), where: nameOrPath, name, context });
+  const value = await readYaml(path, nameOrPath);
+  return openReward(value, {
+    base: dirname(path),
+    where: path,
+    name,
+    context,
+    trail: extendTrail(trail, realpathSync(path)),
+  });
+}
+
+/** @throws ConfigError  when a file stands in its own trail */
+function extendTrail(trail: readonly string[], file: string): string[] {
+  const extended = [...trail, file];
+  if (!trail.includes(file)) return extended;
+  const names = extended.map((each) => relative(dirname(extended[0]), each)).join(' -> ');
+  throw new ConfigError(`${names}: a reward cannot be a part of itself. Remove one of these parts.`);
 }

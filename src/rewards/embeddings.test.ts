@@ -1,6 +1,6 @@
 import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cosineSimilarity } from '../metrics/diversity';
@@ -60,6 +60,16 @@ describe('the lexical embedding', () => {
     expect(table.source).not.toBe('');
   });
 
+  it('has a fingerprint of its table', () => {
+    const table = loadIdf();
+    const frequencies = table.document_frequency;
+    const other = { ...table, document_frequency: [frequencies[0] + 1, ...frequencies.slice(1)] };
+    const [ours, again, another] = [table, { ...table }, other].map((each) => lexicalEmbedder(each).source);
+    expect(ours?.fingerprint).toMatch(/^[0-9a-f]{64}$/);
+    expect(again).toEqual(ours);
+    expect(another?.fingerprint).not.toBe(ours?.fingerprint);
+  });
+
   it('refuses a table for another number of buckets', () => {
     expect(() => lexicalEmbedder({ source: 'x', documents: 1, document_frequency: [1] })).toThrow(
       ConfigError,
@@ -94,6 +104,8 @@ describe('the cache', () => {
     expect(b).toBe(a);
     expect(texts).toEqual(['one']);
     expect([cached.name, cached.degraded, cached.duplicateCosine]).toEqual(['counting', 'all of it', 0.7]);
+    const source = { kind: 'hub', model: 'a/b', fingerprint: 'f' } as const;
+    expect(cachedEmbedder({ ...embedder, source }).source).toEqual(source);
   });
 
   it('drops the text that was unused for longest', async () => {
@@ -149,6 +161,11 @@ describe('MiniLM', () => {
       expect(cosineSimilarity(cat, kitten)).toBeGreaterThan(cosineSimilarity(cat, tax) + 0.3);
       expect(await embedder.embed('The cat sleeps on the sofa')).toEqual(cat);
       expect(embedder.degraded).toBeUndefined();
+      expect(embedder.source).toMatchObject({
+        kind: 'directory',
+        fingerprint: expect.stringMatching(/^[0-9a-f]{64}$/) as string,
+      });
+      expect(isAbsolute(embedder.source?.model ?? '')).toBe(true);
     },
   );
 });

@@ -1,9 +1,20 @@
 /** Turning a text into a vector, for relevance, semantic diversity and near-duplicates. */
 
+/** Where an embedding comes from, so that a file can name it and find out whether it is still the same. */
+export interface EmbeddingSource {
+  kind: 'lexical' | 'directory' | 'hub';
+  /** `lexical`, an absolute path, or a hub id */
+  model: string;
+  /** SHA-256 of the numbers that it computes with */
+  fingerprint: string;
+}
+
 /** A text embedding. Vectors are shared with the cache: read them, never write to them. */
 export interface Embedder {
   readonly name: string;
-  /** Set where this stands in for something better: what a report has to say about it. */
+  /** Unset for one that is not of this library: a file then knows it by its name alone. */
+  readonly source?: EmbeddingSource;
+  /** Set where this stands in for something better: what a report says after the name of the component. */
   readonly degraded?: string;
   /** Two texts whose cosine is above this say nearly the same; every embedding has its own scale. */
   readonly duplicateCosine: number;
@@ -22,6 +33,7 @@ export function cachedEmbedder(embedder: Embedder, capacity = 2000): Embedder {
   const cache = new Map<string, Promise<Float32Array>>();
   return {
     name: embedder.name,
+    source: embedder.source,
     degraded: embedder.degraded,
     duplicateCosine: embedder.duplicateCosine,
     cosineRange: embedder.cosineRange,

@@ -36,11 +36,15 @@ const STUDY_WEIGHTS = {
 };
 
 /** What is decided before the components: replies that are too short or too long. */
-export const guardsSchema = z.strictObject({
-  min_length: characters(3, 'a shorter reply scores 0'),
-  max_length: characters(500, 'a longer reply scores too_long_reward'),
-  too_long_reward: share(0.3, 'total of a reply that is too long'),
-});
+export const guardsSchema = z
+  .strictObject({
+    min_length: characters(3, 'a shorter reply scores 0'),
+    max_length: characters(500, 'a longer reply scores too_long_reward'),
+    too_long_reward: share(0.3, 'total of a reply that is too long'),
+  })
+  .refine((o) => o.min_length <= o.max_length, {
+    error: 'expected min_length <= max_length. Put them in order.',
+  });
 
 const lengthSchema = z
   .strictObject({

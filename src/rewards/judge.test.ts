@@ -83,6 +83,14 @@ describe('judgeReward', () => {
     await fc.assert(property, { numRuns: 15 });
   });
 
+  it('wants batches that keep its concurrency busy', () => {
+    const address = 'http://127.0.0.1:9/v1';
+    expect([
+      open(address, { concurrency: 1 }).batchSize,
+      open(address, { concurrency: 256 }).batchSize,
+    ]).toEqual([64, 4096]);
+  });
+
   it('never makes up a score: a judge that fails is an error', async () => {
     const judge = await startJudge(() => ({ content: 'A fine reply!' }));
     const sleep = (): Promise<void> => Promise.resolve();

@@ -6,6 +6,7 @@ import { ChatEndpoint } from './chat-endpoint';
 import type { ChatEndpointOptions, Question } from './chat-endpoint';
 import { chatEndpointSchema, refuseSecrets } from './chat-request';
 import type { ChatMessage } from './chat-request';
+import { DEFAULT_BATCH_SIZE } from './reward';
 import type { ReplyPair, Reward, RewardResult } from './reward';
 
 /** What each criterion asks, as the judge reads it. */
@@ -15,6 +16,9 @@ const CRITERIA = {
   creativity: 'is it an idea or a wording of its own, not a stock phrase?',
   naturalness: 'does it read as if a person had written it, fluent and fit for the place?',
 };
+
+/** Questions of a batch for each that may be under way: the wait for the slowest of a batch then costs little. */
+const WAVES = 16;
 
 /** One of the four criteria. */
 export type JudgeCriterion = keyof typeof CRITERIA;
@@ -117,7 +121,7 @@ function question({ tweet, reply }: ReplyPair): Question<JudgeGrades> {
  * @param options  progress, notices and cancelling of long batches
  * @throws ConfigError   for a setting out of range, a key in the configuration, or none in the environment; when
  *                       scoring, for a request that the endpoint refuses
- * @throws GrpolabError  when scoring, after the last retry; what has been judged stays in the cache
+ * @throws JudgeError    when scoring, after the last retry; what has been judged stays in the cache
  */
 export function judgeReward(
   config: z.input<typeof judgeSchema>,
@@ -136,7 +140,8 @@ export function judgeReward(
   const score = async (tweet: string, reply: string): Promise<RewardResult> => {
     return (await scoreBatch([{ tweet, reply }]))[0];
   };
-  return { name, degraded: [], score, scoreBatch };
+  const batchSize = Math.max(DEFAULT_BATCH_SIZE, WAVES * settings.concurrency);
+  return { name, degraded: [], batchSize, score, scoreBatch };
 }
 
 /** The reward of grades; of null, an empty reply's, zeros. */

@@ -1,13 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { orderedPairs, pairAccuracy } from '../metrics/ranking';
 import { mean } from '../metrics/statistics';
-import { DataError, NumericError } from '../runtime/errors';
+import { ConfigError, DataError, NumericError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import { tf } from '../runtime/tf';
 import { cachedEmbedder } from './embeddings';
 import { learnedReward } from './learned';
-import { LEARNED_DEFAULTS, percentileOf, rankLoss, regressionLoss, trainLearned } from './learned-training';
-import type { LikedReply, TweetGroup } from './learned-training';
+import { drawTargets, MOST_OF_A_TWEET, percentileOf, rankLoss, regressionLoss } from './learned-targets';
+import type { LikedReply, TweetGroup } from './learned-targets';
+import { LEARNED_DEFAULTS, trainLearned } from './learned-training';
 
 const softplus = (x: number): number => Math.log(1 + Math.exp(x));
 const values = (tensor: { dataSync(): ArrayLike<number> }): number[] => Array.from(tensor.dataSync());
@@ -25,15 +26,13 @@ describe('rankLoss', () => {
   const logits = [0.3, -1.2, 2.1, 0.4];
   const likes = [3, 3, 9, 0];
   const pairs = orderedPairs(likes);
-  const targets = {
-    better: Int32Array.from(pairs, ([i]) => i),
-    worse: Int32Array.from(pairs, ([, j]) => j),
-    weights: new Float32Array(pairs.length).fill(1 / pairs.length),
-  };
-  const exact = (s: number[]): number => mean(pairs.map(([i, j]) => softplus(s[j] - s[i])));
+  const count = pairs.better.length;
+  const targets = { ...pairs, weights: new Float32Array(count).fill(1 / count) };
+  const exact = (s: number[]): number =>
+    mean(Array.from(pairs.better, (i, k) => softplus(s[pairs.worse[k]] - s[i])));
 
   it('is the mean of -log sigmoid(s_better - s_worse) over pairs of different likes', () => {
-    expect(pairs).toHaveLength(5);
+    expect(count).toBe(5);
     expect(values(rankLoss(tf.tensor1d(logits), targets))[0]).toBeCloseTo(exact(logits), 6);
   });
 
@@ -62,6 +61,64 @@ describe('regressionLoss', () => {
   it('has the gradient weight (sigmoid(s) - y)', () => {
     const gradient = values(tf.grad((s) => regressionLoss(s, targets))(tf.tensor1d(logits)));
     logits.forEach((x, i) => expect(gradient[i]).toBeCloseTo(weights[i] * (sigmoid(x) - y[i]), 6));
+  });
+});
+
+describe('drawTargets', () => {
+  const n = 200;
+  const likes = Array.from({ length: n }, (_, i) => (i * 37) % 90);
+  const viral = { id: 'viral', rows: likes.map((_, i) => i), likes, engagement: likes };
+  const small = { id: 'small', rows: [900, 901, 902], likes: [1, 5, 1], engagement: [0, 1, 2] };
+  const logits = likes.map((_, i) => Math.sin(i));
+
+  it('looks at every reply and pair of a small tweet, and weighs tweets equally', () => {
+    const draw = { seed: 1, visit: 1 };
+    const { chosen, targets } = drawTargets(
+      [small, { ...small, id: 'other' }],
+      'rank',
+      new Float64Array(),
+      draw,
+    );
+    expect(chosen).toEqual([
+      [0, 1, 2],
+      [0, 1, 2],
+    ]);
+    expect(targets).toEqual({
+      better: Int32Array.of(1, 1, 4, 4),
+      worse: Int32Array.of(0, 2, 3, 5),
+      weights: new Float32Array(4).fill(1 / 4),
+    });
+  });
+
+  it('draws a bounded number of pairs of a viral tweet, whose mean loss is right on average', () => {
+    const all = orderedPairs(likes);
+    expect(all.better.length).toBeGreaterThan(10 * MOST_OF_A_TWEET);
+    const exact = mean(Array.from(all.better, (i, k) => softplus(logits[all.worse[k]] - logits[i])));
+    const estimates = Array.from({ length: 100 }, (_, visit) => {
+      const { chosen, targets } = drawTargets([viral], 'rank', new Float64Array(), { seed: 1, visit });
+      if (!('better' in targets)) throw new Error('expected pairs');
+      const { better, worse, weights } = targets;
+      expect(better.length).toBe(MOST_OF_A_TWEET);
+      const logit = (place: number): number => logits[chosen[0][place]];
+      better.forEach((place, k) =>
+        expect(likes[chosen[0][place]]).toBeGreaterThan(likes[chosen[0][worse[k]]]),
+      );
+      return better.reduce((sum, place, k) => sum + weights[k] * softplus(logit(worse[k]) - logit(place)), 0);
+    });
+    expect(new Set(estimates).size).toBe(100);
+    expect(Math.abs(mean(estimates) - exact)).toBeLessThan(0.01);
+  });
+
+  it('draws a bounded number of different replies for regression', () => {
+    const many = Array.from({ length: 5000 }, (_, i) => i);
+    const example = { id: 'many', rows: many, likes: many, engagement: many };
+    const { chosen, targets } = drawTargets([example], 'regression', Float64Array.from(many), {
+      seed: 1,
+      visit: 1,
+    });
+    expect(new Set(chosen[0]).size).toBe(MOST_OF_A_TWEET);
+    expect(mean((targets as { values: Float32Array }).values)).toBeCloseTo(0.5, 1);
+    expect(targets.weights.reduce((sum, weight) => sum + weight, 0)).toBeCloseTo(1, 5);
   });
 });
 
@@ -105,8 +162,9 @@ async function heldOutAccuracy(
   const reward = learnedReward(
     {
       description: {
-        ...{ type: 'learned', version: 1, objective: 'rank', training: {}, evaluation: {} },
-        embedding: { name: 'words', model: 'words', dimensions: WORDS.length },
+        ...{ type: 'learned', version: 2, objective: 'rank', training: {}, evaluation: {}, versions: {} },
+        data: { file: null, records: 0, test_fraction: 0.2, seed: 1 },
+        embedding: { name: 'words', source: null, dimensions: WORDS.length },
       },
       parameters,
     },
@@ -202,6 +260,36 @@ describe('trainLearned', () => {
     });
     await expect(cancelled).rejects.toThrow('enough');
     expect(tf.memory().numTensors).toBe(before);
+  });
+
+  it('ends with the remedy when the validation loss is not finite, instead of looking for a best pass', async () => {
+    const diverging = { ...fast, learningRate: 1e30, epochs: 1, batchReplies: 1e6 };
+    const error = await trainLearned(train, validation, embedder, diverging).catch(
+      (thrown: unknown) => thrown,
+    );
+    expect(error).toBeInstanceOf(NumericError);
+    expect((error as Error).message).toMatch(
+      /validation loss of the reward is .* use a smaller learning rate/,
+    );
+    await expect(trainLearned(train, validation, embedder, { ...fast, epochs: 0 })).rejects.toThrow(
+      ConfigError,
+    );
+  });
+
+  it('takes a viral tweet in bounded steps, and still learns from it', async () => {
+    const viral = world(1, 6000, 4)[0].map((reply, i) => ({
+      ...reply,
+      reply_likes: reply.reply_likes + (i % 7),
+    }));
+    const started = performance.now();
+    const { parameters } = await trainLearned([viral], [viral], embedder, {
+      ...fast,
+      objective: 'rank',
+      epochs: 60,
+      patience: 60,
+    });
+    expect(await heldOutAccuracy(test, parameters)).toBeGreaterThan(0.8);
+    expect(performance.now() - started).toBeLessThan(20_000);
   });
 
   it('says so when the loss is not finite, and when a part is empty', async () => {

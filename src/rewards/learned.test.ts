@@ -31,8 +31,9 @@ const embedder: Embedder = cachedEmbedder({
 function model(seed = 1): LearnedModel {
   return {
     description: {
-      ...{ type: 'learned', version: 1, objective: 'rank', training: {}, evaluation: {} },
-      embedding: { name: 'toy', model: 'toy', dimensions: D },
+      ...{ type: 'learned', version: 2, objective: 'rank', training: {}, evaluation: {}, versions: {} },
+      data: { file: null, records: 0, test_fraction: 0.2, seed: 1 },
+      embedding: { name: 'toy', source: null, dimensions: D },
     },
     parameters: initialParameters(2 * D, seed),
   };
@@ -144,6 +145,28 @@ describe('learnedReward', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
+  it('refuses an embedding of the same name and size with other weights', async () => {
+    const source = { kind: 'directory', model: '/models/encoder', fingerprint: 'a'.repeat(64) } as const;
+    const trained = model();
+    trained.description.embedding.source = source;
+    const same = learnedReward(trained, { ...embedder, source: { ...source, model: '/elsewhere' } });
+    expect((await same.score('a', 'b')).total).toBe(
+      (await learnedReward(model(), embedder).score('a', 'b')).total,
+    );
+    for (const other of [undefined, { ...source, fingerprint: 'b'.repeat(64) }]) {
+      expect(() => learnedReward(trained, { ...embedder, source: other })).toThrow(CheckpointError);
+      expect(() => learnedReward(trained, { ...embedder, source: other })).toThrow(
+        /fingerprint aaaaaaaaaaaa/,
+      );
+    }
+  });
+
+  it('says of a stand-in embedding that it is one, not that it computed a relevance', () => {
+    const degraded = 'lexical embedding instead of all-MiniLM-L6-v2';
+    const reward = learnedReward(model(), { ...embedder, degraded });
+    expect(reward.degraded).toEqual([`embedding: ${degraded}`]);
+  });
+
   it('refuses another embedding, by name or by size', async () => {
     expect(() => learnedReward(model(), { ...embedder, name: 'other' })).toThrow(CheckpointError);
     const longer = { ...embedder, embed: async () => new Float32Array(D + 1) };
@@ -171,6 +194,16 @@ describe('the files', () => {
         writeFileSync(path, readFileSync(path, 'utf8').replace('"dimensions": 3', '"dimensions": 4'));
       },
       /layers.0.weight is 256,6; expected \[256,8\].*Train the reward again/,
+    ],
+    [
+      'a weight that is not a number',
+      (d: string) => {
+        const path = join(d, LEARNED_FILES.weights);
+        const bytes = readFileSync(path);
+        bytes.writeFloatLE(NaN, bytes.length - 4);
+        writeFileSync(path, bytes);
+      },
+      /reward\.safetensors: layers\.\d\.\w+ holds a number that is not finite/,
     ],
     [
       'an unknown key',

@@ -82,9 +82,27 @@ export function learnedLogits(parameters: readonly Tensor[], x: Tensor, masks?: 
 /** How a learned reward came about: what `reward.json` holds. */
 export const learnedSchema = z.strictObject({
   type: z.literal('learned'),
-  version: z.literal(1),
-  embedding: z.strictObject({ name: z.string(), model: z.string(), dimensions: z.int().positive() }),
+  version: z.literal(2),
+  embedding: z.strictObject({
+    name: z.string(),
+    source: z
+      .strictObject({
+        kind: z.enum(['lexical', 'directory', 'hub']),
+        model: z.string(),
+        fingerprint: z.string(),
+      })
+      .nullable()
+      .describe('null for an embedding of the caller'),
+    dimensions: z.int().positive(),
+  }),
   objective: z.enum(['rank', 'regression']),
+  data: z.strictObject({
+    file: z.string().nullable(),
+    records: z.int(),
+    test_fraction: z.number(),
+    seed: z.int(),
+  }),
+  versions: z.record(z.string(), z.string()),
   training: z.record(z.string(), z.unknown()),
   evaluation: z.record(z.string(), z.unknown()),
 });
@@ -111,7 +129,7 @@ export async function saveLearned(
   await atomicWriteFile(join(directory, LEARNED_FILES.description), `${strictJson(description, 2)}\n`);
 }
 
-/** @throws ConfigError, CheckpointError  when a file is missing, damaged, or its shapes do not fit */
+/** @throws ConfigError, CheckpointError  when a file is missing, damaged, holds NaN, or its shapes do not fit */
 export function readLearned(directory: string): LearnedModel {
   const path = join(directory, LEARNED_FILES.description);
   const description = parseStrict(learnedSchema, readJsonFile(path, CheckpointError), path);
@@ -125,7 +143,13 @@ export function readLearned(directory: string): LearnedModel {
           `${file.path}: ${name} is ${found}; expected [${shape.join()}], as ${LEARNED_FILES.description} says. Train the reward again.`,
         );
       }
-      parameters.set(name, file.read(name));
+      const values = file.read(name);
+      if (!values.every(Number.isFinite)) {
+        throw new CheckpointError(
+          `${file.path}: ${name} holds a number that is not finite. Train the reward again.`,
+        );
+      }
+      parameters.set(name, values);
     }
     return { description, parameters };
   } finally {
@@ -157,13 +181,21 @@ async function features(
  * The reward of a trained network: sigmoid of its logit, alone in the component `learned`. A blank reply scores 0. Pairs
  * go through the network one at a time, so that none depends on its company.
  *
- * @throws CheckpointError  when the embedding is not the one that it was trained on
+ * @throws CheckpointError  when the embedding is not the one that it was trained on: another name or fingerprint
  */
 export function learnedReward(model: LearnedModel, embedder: Embedder, name = 'learned'): Reward {
   const { embedding } = model.description;
   if (embedder.name !== embedding.name) {
     throw new CheckpointError(
       `${name}: trained on the embedding "${embedding.name}", but got "${embedder.name}". Give the one that it was trained on.`,
+    );
+  }
+  const [trainedOn, given] = [embedding.source?.fingerprint, embedder.source?.fingerprint];
+  if (trainedOn !== given) {
+    const short = (fingerprint: string | undefined): string => fingerprint?.slice(0, 12) ?? 'none';
+    throw new CheckpointError(
+      `${name}: trained on the embedding ${embedding.source?.model ?? embedding.name} with the fingerprint ${short(trainedOn)}, ` +
+        `but ${embedder.source?.model ?? embedder.name} has ${short(given)}: other weights. Give the embedding that it was trained on.`,
     );
   }
   const shapes = learnedShapes(2 * embedding.dimensions);
@@ -180,7 +212,7 @@ export function learnedReward(model: LearnedModel, embedder: Embedder, name = 'l
     value.dispose();
     return { total, components: { learned: total } };
   };
-  const degraded = embedder.degraded === undefined ? [] : [embedder.degraded];
+  const degraded = embedder.degraded === undefined ? [] : [`embedding: ${embedder.degraded}`];
   return {
     name,
     degraded,

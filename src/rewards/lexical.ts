@@ -1,5 +1,6 @@
 /** The embedding that needs no download: hashed words and character n-grams, weighted by TF-IDF. */
 
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { wordpunct } from '../metrics/text';
@@ -10,8 +11,8 @@ import type { Embedder } from './embeddings';
 /** Size of the embedding: the number of hash buckets. */
 export const LEXICAL_BUCKETS = 4096;
 
-/** What every report says of a relevance that this embedding computed. */
-export const LEXICAL_DEGRADED = 'relevance: lexical embedding instead of all-MiniLM-L6-v2';
+/** What every report says of a component that this embedding computed, after its name. */
+export const LEXICAL_DEGRADED = 'lexical embedding instead of all-MiniLM-L6-v2';
 
 /**
  * Cosine above which two texts are near-duplicates, chosen to agree with all-MiniLM-L6-v2 above 0.9. Over the pairs of
@@ -101,8 +102,12 @@ export function lexicalEmbedder(idf: IdfTable = loadIdf()): Embedder {
       `lexical-idf.json: ${idf.document_frequency.length} buckets; expected ${LEXICAL_BUCKETS}. Run scripts/make-idf.mjs.`,
     );
   }
+  const fingerprint = createHash('sha256')
+    .update(JSON.stringify([idf.documents, idf.document_frequency]))
+    .digest('hex');
   return {
     name: 'lexical',
+    source: { kind: 'lexical', model: 'lexical', fingerprint },
     degraded: LEXICAL_DEGRADED,
     duplicateCosine: DUPLICATE_COSINE,
     cosineRange: COSINE_RANGE,

@@ -1,7 +1,9 @@
 /** all-MiniLM-L6-v2, or any sentence encoder in the same files, through transformers.js. */
 
-import { existsSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { createReadStream, existsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { pipeline as flow } from 'node:stream/promises';
 import { resolveModel } from '../model/hub';
 import type { DownloadProgress, HubOptions } from '../model/hub';
 import { CheckpointError, ConfigError, messageOf } from '../runtime/errors';
@@ -10,7 +12,8 @@ import type { Embedder } from './embeddings';
 /** The sentence encoder of the study, in ONNX form, on the hub. */
 export const MINILM = 'Xenova/all-MiniLM-L6-v2';
 
-const FILES = ['config.json', 'tokenizer.json', 'tokenizer_config.json', join('onnx', 'model.onnx')];
+const WEIGHTS = join('onnx', 'model.onnx');
+const FILES = ['config.json', 'tokenizer.json', 'tokenizer_config.json', WEIGHTS];
 const HUB_FILES = /^(config|tokenizer|tokenizer_config|special_tokens_map)\.json$|^onnx\/model\.onnx$/;
 
 /** Cosine above which two texts are near-duplicates: the study's. Other encoders may want another. */
@@ -30,6 +33,12 @@ function checkFolder(directory: string): void {
     `embedding: ${directory} has no ${missing.join(', ')}; expected a sentence encoder in ONNX form ` +
       `(${FILES.join(', ')}). Give the folder of all-MiniLM-L6-v2, or use the lexical embedding.`,
   );
+}
+
+async function sha256(file: string): Promise<string> {
+  const hash = createHash('sha256');
+  await flow(createReadStream(file), hash);
+  return hash.digest('hex');
 }
 
 async function openPipeline(directory: string): Promise<(text: string) => Promise<Float32Array>> {
@@ -58,11 +67,21 @@ export async function minilmEmbedder(
   onDownload?: (progress: DownloadProgress) => void,
   hub: HubOptions = {},
 ): Promise<Embedder> {
+  const isFolder = statSync(model, { throwIfNoEntry: false })?.isDirectory() ?? false;
   const folder = resolve(await resolveModel(model, onDownload, { files: HUB_FILES, ...hub }));
   checkFolder(folder);
   try {
     const embed = await openPipeline(folder);
-    return { name: 'minilm', duplicateCosine: DUPLICATE_COSINE, cosineRange: COSINE_RANGE, embed };
+    const fingerprint = await sha256(join(folder, WEIGHTS));
+    return {
+      name: 'minilm',
+      source: isFolder
+        ? { kind: 'directory', model: folder, fingerprint }
+        : { kind: 'hub', model, fingerprint },
+      duplicateCosine: DUPLICATE_COSINE,
+      cosineRange: COSINE_RANGE,
+      embed,
+    };
   } catch (error) {
     throw new CheckpointError(
       `${folder}: cannot be loaded as a sentence encoder: ${messageOf(error).split('\n')[0]}. Download it again.`,

@@ -1,6 +1,4 @@
-/** The built-in task: replies to tweets. Records become prompts and examples; completions become scored replies. */
-import { DataError } from '../runtime/errors';
-import { promptIds, sftExample } from '../model/chat';
+/** Completions as texts, and the scores of a batch of them; replies to tweets are the built-in case. */
 import type { Tokenizer } from '../model/tokenizer';
 import type { Completion, Prompt } from '../policy/policy';
 import type { Reward, RewardResult } from './reward';
@@ -10,60 +8,51 @@ export type ScoreCompletions = (
   pairs: readonly { prompt: Prompt; completion: Completion }[],
 ) => Promise<RewardResult[]>;
 
-/** The fields of a record that training needs. */
-export interface ReplyRecord {
-  tweet_id: string;
-  tweet: string;
-  reply: string;
-}
-
-/** A prompt with the reply to learn; `id` keys its dropout masks. */
+/** A prompt with the completion to learn; `id` keys its dropout masks. */
 export interface SftTrainingExample {
   id: string;
   promptIds: readonly number[];
   completionIds: readonly number[];
 }
 
-export function sftExamples(
-  records: readonly ReplyRecord[],
-  tokenizer: Tokenizer,
-  maxLength: number,
-  source = 'record',
-): SftTrainingExample[] {
-  return records.map((record, i) => ({
-    id: `${record.tweet_id} ${i}`,
-    ...sftExample(tokenizer, record.tweet, record.reply, maxLength, `${source}:${i + 1}`),
-  }));
+/** The fields of a record that training on replies needs. */
+export interface ReplyRecord {
+  tweet_id: string;
+  tweet: string;
+  reply: string;
 }
 
 /** A prompt with the tweet that it asks about. */
 export type TweetPrompt = Prompt & { tweet: string };
 
-/** One prompt for each distinct tweet, in order of appearance. */
-export function tweetPrompts(
-  records: readonly ReplyRecord[],
-  tokenizer: Tokenizer,
-  maxLength: number,
-): TweetPrompt[] {
-  const seen = new Set<string>();
-  const prompts: TweetPrompt[] = [];
-  for (const { tweet_id: id, tweet } of records) {
-    if (seen.has(id)) continue;
-    seen.add(id);
-    const tokenIds = promptIds(tokenizer, tweet);
-    if (tokenIds.length >= maxLength)
-      throw new DataError(
-        `tweet ${id}: its prompt has ${tokenIds.length} tokens; expected fewer than ${maxLength}. Raise training.max_length, or remove the record.`,
-      );
-    prompts.push({ id, tweet, tokenIds });
-  }
-  return prompts;
+/** A completion's text: without its end token and special tokens. */
+export function completionText({ tokenIds, finishReason }: Completion, tokenizer: Tokenizer): string {
+  const spoken = finishReason === 'stop' ? tokenIds.slice(0, -1) : tokenIds;
+  return tokenizer.decode(spoken, { skipSpecialTokens: true });
 }
 
-/** A completion's text: without its end token and special tokens, white space trimmed. */
-export function replyText({ tokenIds, finishReason }: Completion, tokenizer: Tokenizer): string {
-  const spoken = finishReason === 'stop' ? tokenIds.slice(0, -1) : tokenIds;
-  return tokenizer.decode(spoken, { skipSpecialTokens: true }).trim();
+/** A completion as a reply: its text, white space trimmed. */
+export function replyText(completion: Completion, tokenizer: Tokenizer): string {
+  return completionText(completion, tokenizer).trim();
+}
+
+/**
+ * Scores completions by their texts and the prompts that they belong to.
+ * @param prompts  with ids that are all different, and whatever the scores need to know of them
+ */
+export function promptScorer<P extends Prompt>(
+  prompts: readonly P[],
+  textOf: (completion: Completion) => string,
+  score: (pairs: readonly { prompt: P; text: string }[]) => Promise<RewardResult[]>,
+): ScoreCompletions {
+  const known = new Map(prompts.map((prompt) => [prompt.id, prompt]));
+  return (pairs) =>
+    score(
+      pairs.map(({ prompt, completion }) => ({
+        prompt: known.get(prompt.id) as P,
+        text: textOf(completion),
+      })),
+    );
 }
 
 /** Scores completions with a reward on (tweet, reply); an empty reply stays empty. */
@@ -72,12 +61,9 @@ export function replyScorer(
   tokenizer: Tokenizer,
   reward: Reward,
 ): ScoreCompletions {
-  const tweets = new Map(prompts.map(({ id, tweet }) => [id, tweet]));
-  return (pairs) =>
-    reward.scoreBatch(
-      pairs.map(({ prompt, completion }) => ({
-        tweet: tweets.get(prompt.id) as string,
-        reply: replyText(completion, tokenizer),
-      })),
-    );
+  return promptScorer(
+    prompts,
+    (completion) => replyText(completion, tokenizer),
+    (pairs) => reward.scoreBatch(pairs.map(({ prompt: { tweet }, text: reply }) => ({ tweet, reply }))),
+  );
 }

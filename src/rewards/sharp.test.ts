@@ -3,9 +3,11 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { ConfigError } from '../runtime/errors';
 import { cachedEmbedder } from './embeddings';
 import { lexicalEmbedder } from './lexical';
+import { phrasePattern } from './heuristic';
 import type { Reward } from './reward';
 import { loadAfinn } from './sentiment';
 import * as sharp from './sharp';
+import { BAIT, EMPTY_PHRASES, INSULTS, PROMOTION, REASONS } from './sharp-words';
 
 const words = sharp.wordsOf;
 const TWEET = 'I moved my whole garden indoors for the winter and the tomatoes seem happy.';
@@ -109,6 +111,66 @@ describe('the parts', () => {
   it('finds phrases as whole words only', () => {
     expect(sharp.isInsult('What a clown')).toBe(true);
     expect(sharp.isInsult('Clownfish need salt water')).toBe(false);
+  });
+});
+
+describe('the phrases', () => {
+  const lists = { BAIT, EMPTY_PHRASES, INSULTS, PROMOTION, REASONS };
+
+  it.each(Object.entries(lists))('of %s are all found in a sentence', (_name, phrases) => {
+    const pattern = phrasePattern(phrases) as RegExp;
+    for (const phrase of phrases) {
+      const sentence = /^\w/.test(phrase) ? `Hmpf, ${phrase} zzz` : `Lamps 20${phrase} zzz`;
+      const found = pattern.exec(sentence)?.[0] ?? '';
+      expect(`${phrase}: ${found}`).toBe(`${phrase}: ${phrase}`);
+    }
+  });
+
+  it('that begin or end with a sign are found beside digits and letters', () => {
+    for (const offer of ['Lamps 20% off', 'Lamps 20 % off today', 'Lamps 20％ off'])
+      expect(sharp.sharpEngagement(offer)).toBe(sharp.sharpEngagement('Lamps 20, link in bio'));
+    expect(sharp.sharpEngagement('Lamps 20% offline')).toBeGreaterThan(
+      sharp.sharpEngagement('Lamps 20% off'),
+    );
+  });
+
+  it('are found with curly apostrophes and in full-width letters', () => {
+    for (const curly of ['‘', '’', 'ʼ']) {
+      const text = `couldn${curly}t agree more, basil`;
+      expect(sharp.sharpEngagement(text)).toBe(sharp.sharpEngagement("couldn't agree more, basil"));
+    }
+    expect(sharp.sharpEngagement('I’m basil')).toBe(sharp.sharpEngagement("I'm basil"));
+    expect(sharp.isInsult('ｃｌｏｗｎ')).toBe(true);
+    expect(sharp.asksSomething('What lamp do you use？')).toBe(true);
+  });
+});
+
+describe('signs', () => {
+  it('count an emoji of several code points once', () => {
+    for (const emoji of ['👨‍👩‍👧‍👦', '🇩🇪', '👍🏽', '❤️', '❤', '🌱', '1️⃣']) {
+      expect(`${emoji} ${sharp.sharpPunctuation(`Mint ${emoji} and ${emoji}`)}`).toBe(`${emoji} 1`);
+      expect(sharp.sharpPunctuation(`Mint ${emoji} and ${emoji} or ${emoji}`)).toBeCloseTo(0.8, 12);
+    }
+  });
+
+  it('count hashtags that begin with a digit, not plain numbers', () => {
+    expect(sharp.sharpPunctuation('Mint #2024goals #100days #mint')).toBeCloseTo(0.8, 12);
+    expect(sharp.sharpPunctuation('We are #1 of #2 and #3 and #4')).toBe(1);
+  });
+
+  it('are looked for in linear time', () => {
+    for (const text of [
+      'a '.repeat(200_000),
+      '#1'.repeat(200_000),
+      '!a'.repeat(200_000),
+      ' '.repeat(400_000),
+    ]) {
+      const started = performance.now();
+      sharp.asksSomething(text);
+      sharp.sharpPunctuation(text);
+      sharp.sharpEngagement(text);
+      expect(performance.now() - started).toBeLessThan(5000);
+    }
   });
 });
 

@@ -38,9 +38,14 @@ export function ramp(x: number, from: number, to: number): number {
   return Math.min(1, Math.max(0, (x - from) / (to - from)));
 }
 
+/** A text as the phrases are written: in NFKC, with straight apostrophes. */
+export function plainText(text: string): string {
+  return text.normalize('NFKC').replace(/[‘’ʼ]/g, "'");
+}
+
 /** The lower-cased words of a text, apostrophes left out: `don't` is `dont`. */
 export function wordsOf(text: string): string[] {
-  const tokens = wordpunct(text.normalize('NFKC').replace(/['’]/g, ''));
+  const tokens = wordpunct(plainText(text).replaceAll("'", ''));
   return tokens.filter((token) => /[\p{L}\p{N}]/u.test(token));
 }
 
@@ -72,8 +77,8 @@ export function sharpLength(length: number): number {
 }
 
 /**
- * 1 - d for the distance d by which the reply's polarity leaves the tweet's: half as dear when it is milder, in full when
- * it is a cheerful answer to a sad tweet or a harsh one; an insult is 0.
+ * 0 for an insult, else 1 - min(1, c + h) of the polarities p of the tweet and q of the reply. c = max(0, q - 0.2) for a
+ * cheerful answer to a sad tweet (p < -0.2), else 0. h = max(0, -0.5 - q) for a harsh reply, half of it to a sad tweet.
  */
 export function sharpSentiment(tweetPolarity: number, replyPolarity: number, insults: boolean): number {
   if (insults) return 0;
@@ -93,16 +98,24 @@ export function sharpDiversity(tweet: readonly string[], reply: readonly string[
   return Math.min(1, (1.4 * added) / (added + 2)) * (new Set(reply).size / reply.length) ** 2;
 }
 
+// Emoji sequences as UTS #51 section 1.4.9 has them: `\p{RGI_Emoji}`, a list of thousands, takes a hundred times as long.
+const TAIL = '(?:\\p{Emoji_Modifier}|\\u{fe0f}|[\\u{e0020}-\\u{e007e}]+\\u{e007f})?';
+const EMOJI = `\\p{Extended_Pictographic}${TAIL}`;
+const SEQUENCE = `${EMOJI}(?:\\u{200d}${EMOJI})*|\\p{Regional_Indicator}{2}|[0-9#*]\\u{fe0f}?\\u{20e3}`;
+const HASHTAG = '(?<![\\p{L}\\p{N}])#(?=[\\p{N}_]*\\p{L})';
+const DECORATION = new RegExp(`${SEQUENCE}|${HASHTAG}`, 'gu');
+
 /**
  * Starts at 1. Times 0.3 when most letters are capitals (more than 10 letters); times 0.6 for each run of two or more
- * `!` or `?`, and for a third exclamation mark; times 0.8 for each emoji and hashtag beyond two.
+ * `!` or `?`, and for a third exclamation mark; times 0.8 for each emoji and hashtag beyond two. An emoji of several code
+ * points (a family, a flag, a skin tone) counts once; a hashtag is `#` with a letter after any digits.
  */
 export function sharpPunctuation(reply: string): number {
   const letters = reply.match(/\p{L}/gu) ?? [];
   const capitals = letters.filter((letter) => /\p{Lu}/u.test(letter)).length;
   const runs = (reply.match(/[!?]{2,}/g) ?? []).length;
   const exclamations = (reply.match(/!/g) ?? []).length;
-  const decorations = (reply.match(/\p{Extended_Pictographic}|(?<![\p{L}\p{N}])#(?=\p{L})/gu) ?? []).length;
+  const decorations = (reply.match(DECORATION) ?? []).length;
   let value = letters.length > 10 && capitals > 0.6 * letters.length ? 0.3 : 1;
   value *= 0.6 ** (runs + Number(exclamations > 2));
   return value * 0.8 ** Math.max(0, decorations - 2);
@@ -119,12 +132,14 @@ const COMPILED = {
 
 /** Whether the reply insults: one of the list's phrases, as whole words. */
 export function isInsult(reply: string): boolean {
-  return COMPILED.insult.test(reply);
+  return COMPILED.insult.test(plainText(reply));
 }
 
 /** A sentence that asks something: at least four words, one of them a content word. */
 export function asksSomething(reply: string): boolean {
-  return (reply.match(/[^.!?]+\?/g) ?? []).some((sentence) => {
+  const sentences = plainText(reply).split(/(?<=[.!?])/);
+  return sentences.some((sentence) => {
+    if (!sentence.endsWith('?')) return false;
     const words = wordsOf(sentence);
     return words.length >= 4 && contentWords(words).length > 0;
   });
@@ -135,7 +150,8 @@ export function asksSomething(reply: string): boolean {
  * contrast or a condition (0.45), speaks of oneself (0.35), has a number (0.3); times 1 - 0.8 x the share of its words in
  * phrases of praise and agreement; a fifth of it with bait ("thoughts?") or promotion (a link, "check out").
  */
-export function sharpEngagement(reply: string): number {
+export function sharpEngagement(untouched: string): number {
+  const reply = plainText(untouched);
   const words = wordsOf(reply);
   if (words.length === 0) return 0;
   const hooks = [
@@ -195,6 +211,6 @@ export function sharpReward(parts: SharpParts): Reward {
     );
     return { total: Math.min(1, Math.exp(logarithm)), components };
   };
-  const degraded = embedder.degraded === undefined ? [] : [embedder.degraded];
+  const degraded = embedder.degraded === undefined ? [] : [`relevance: ${embedder.degraded}`];
   return { name, degraded, score, scoreBatch: (pairs) => scoreEach(score, pairs) };
 }
