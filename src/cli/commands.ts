@@ -116,7 +116,8 @@ const clean: Command = {
     json: { describe: 'one JSON object: counts by rule' },
   },
   details: [
-    'Characters repeated three times or more collapse to two, #CamelCase becomes words, white space is folded.',
+    'Characters repeated three times or more collapse to two, but for digits (1000000) and in web addresses;',
+    '#CamelCase becomes words, white space is folded.',
     'Of equal or nearly equal replies the one with most likes stays. Prints how many records each rule touched.',
   ],
   run: async (args, io) => (await import('./clean.js')).clean(args, io),
@@ -256,8 +257,9 @@ const lab: Command = {
 
 const train: Command = {
   name: 'train',
-  summary: 'train by SFT or GRPO as a YAML file says',
-  usage: '--config FILE.yaml [--set a.b=v]... [--model M] [--adapter DIR] [--data F] [--output D]',
+  summary: 'train by SFT, polychromic SFT or GRPO as a YAML file says',
+  usage:
+    '--config FILE.yaml [--set a.b=v]... [--output D] [--phases 1,2] [--seeds N,N] [--resume] [--dry-run]',
   options: {
     config: { value: 'F', required: true, describe: 'experiment file; _base_ names one to start from' },
     set: { value: 'a.b=v', repeatable: true, describe: 'overrides a key, the value read as YAML' },
@@ -265,8 +267,23 @@ const train: Command = {
     adapter: { value: 'DIR', describe: 'PEFT adapter to start from, instead of checkpoint_path' },
     data: { value: 'F', describe: 'training records, instead of data.train' },
     output: { value: 'D', describe: 'run directory, instead of output_dir' },
+    phases: {
+      value: '1,2',
+      describe: "phase 1 is the file's warm_start, phase 2 the file itself, from the adapter of phase 1",
+    },
+    seeds: { value: 'N,N', describe: 'a run (with --phases two) for each seed, in seed_N below the output' },
+    'dry-run': {
+      describe: 'the pre-flight list: data, disk, device, memory, steps, and the time from 3 measured steps',
+    },
+    'price-per-hour': { value: 'R', describe: 'with --dry-run: also the cost' },
+    resume: { describe: 'go on from the latest checkpoint, to the same bits; begin where there is none' },
     json: { describe: 'one JSON object: directory, steps, last row of the metrics' },
   },
+  details: [
+    'After Ctrl-C or SIGTERM the present step is finished and saved; --resume goes on. So it does after a crash, from the',
+    'latest checkpoint (every training.save_steps steps). With --phases, --data names a directory of grpolab split, and',
+    '--set phase1.KEY=v a key of phase 1.',
+  ],
   run: async (args, io) => (await import('./train.js')).train(args, io),
 };
 

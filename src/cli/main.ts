@@ -1,4 +1,5 @@
 /** The command line: finds the command, runs it, and turns whatever happens into a line and an exit code. */
+import { JudgeError } from '../rewards/judge-error';
 import { GrpolabError, messageOf, NumericError } from '../runtime/errors';
 import { errorCode } from '../runtime/files';
 import { ownVersion } from '../runtime/machine';
@@ -53,7 +54,9 @@ function report(error: unknown, argv: readonly string[], io: Io): number {
   const advice = expected || debug ? '' : ' (run with --debug for the stack)';
   io.stderr.write(`grpolab: ${expected ? '' : `${argv[0]} failed: `}${line}${advice}\n`);
   if (debug && error instanceof Error) io.stderr.write(`${error.stack}\n`);
-  return expected && !(error instanceof NumericError) ? EXIT.usage : EXIT.failed;
+  // What was given may be right, and the run failed all the same.
+  const failed = !expected || error instanceof NumericError || error instanceof JudgeError;
+  return failed ? EXIT.failed : EXIT.usage;
 }
 
 /** Runs a command line. Never throws. @returns the exit code */
@@ -66,14 +69,17 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
 }
 
 /**
- * Runs this process's command line. The first Ctrl-C asks the command to save and end, a second one ends at once.
+ * Runs this process's command line. The first Ctrl-C (or SIGTERM) asks the command to save and end, a second one ends at once.
  */
 export async function runProcess(): Promise<void> {
   const interrupt = new AbortController();
-  process.on('SIGINT', () => {
-    if (interrupt.signal.aborted) process.exit(EXIT.interrupted);
+  const stop = (code: number): void => {
+    if (interrupt.signal.aborted) process.exit(code);
     interrupt.abort(new Interrupted());
-  });
+  };
+  process.on('SIGINT', () => stop(EXIT.interrupted));
+  // What a batch system sends before it kills.
+  process.on('SIGTERM', () => stop(EXIT.interrupted));
   // A write after the reader left is reported to its callback; without a listener it would end the process too.
   process.stdout.on('error', () => {});
   const { stdin, stdout, stderr } = process;

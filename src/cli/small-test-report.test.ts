@@ -26,6 +26,8 @@ const steps = (n: number, over: Record<string, number> = {}) => ({
     ...over,
   })),
   interrupted: false,
+  stoppedEarly: false,
+  best: null,
 });
 
 const result = (over: Partial<SmallTestResult> = {}): SmallTestResult => ({

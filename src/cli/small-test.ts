@@ -59,6 +59,7 @@ async function train(method: Method, { study, io, quiet, saved }: Session): Prom
       train: method === 'sft' ? study.split.phase1 : study.split.phase2,
       reward: study.reward,
       signal: io.signal,
+      overwrite: true,
       notify: (line) => notify(io, line),
       onStep: (record, totalSteps) => {
         progress.total = totalSteps;
@@ -105,8 +106,8 @@ async function trainAndEvaluate(
     checkInterrupt(session.io);
     if (method === 'sft') run.policy.freezeReference();
     const evaluation = await session.watch.measure(name, () => evaluate(name, run, session));
-    const { steps, history, interrupted } = run;
-    return { training: { steps, history, interrupted }, evaluation };
+    const { steps, history, interrupted, stoppedEarly, best } = run;
+    return { training: { steps, history, interrupted, stoppedEarly, best }, evaluation };
   } finally {
     run.policy.dispose();
   }

@@ -160,7 +160,9 @@ describe('a run that goes wrong', () => {
     const config = experiment(sft(output));
     await runCli(['train', '--config', config]);
     const contents = (): string[][] =>
-      readdirSync(output).map((name) => [name, readFileSync(join(output, name), 'utf8')]);
+      readdirSync(output, { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isFile())
+        .map(({ parentPath, name }) => [name, readFileSync(join(parentPath, name), 'utf8')]);
     const before = contents();
     const result = await runCli(['train', '--config', config, option, value]);
     expect(result.code).toBe(2);

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { readGolden } from '../../test/golden';
 import { NumericError, ShapeError } from '../runtime/errors';
 import type { AdvantageScale } from './advantages';
-import { groupAdvantages, hasNoSignal, leaveOneOut } from './advantages';
+import { groupAdvantages, hasNoSignal, leaveOneOut, withDiversity } from './advantages';
 
 interface GoldenAdvantages {
   num_generations: number;
@@ -106,5 +106,16 @@ describe('leaveOneOut', () => {
       }),
       { seed: 3 },
     );
+  });
+});
+
+describe('withDiversity', () => {
+  it('adds G - 1 times the weighted credit, and nothing without a weight', () => {
+    expect(withDiversity([0.5, 0.25, 1], [0.5, -1, 0.25], 0.5)).toEqual([1, -0.75, 1.25]);
+    expect(withDiversity([0.5, 0.25, 1], [0.5, -1, 0.25], 0)).toEqual([0.5, 0.25, 1]);
+  });
+
+  it('refuses credits of other completions', () => {
+    expect(() => withDiversity([1, 2, 3], [1, 2], 0.3)).toThrow(ShapeError);
   });
 });

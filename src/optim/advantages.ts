@@ -23,7 +23,7 @@ function mean(values: readonly number[]): number {
 }
 
 /** Standard deviation with divisor n - 1. */
-function sampleDeviation(values: readonly number[]): number {
+export function sampleDeviation(values: readonly number[]): number {
   const centre = mean(values);
   const squares = values.reduce((sum, value) => sum + (value - centre) ** 2, 0);
   return Math.sqrt(squares / (values.length - 1));
@@ -40,7 +40,7 @@ function checkRewards(rewards: readonly (readonly number[])[]): void {
   });
 }
 
-/** True when the rewards of a group are all equal (standard deviation < 1e-8), so that it teaches nothing. */
+/** True when the rewards (or other signals) of a group are all equal (standard deviation < 1e-8), so that it teaches nothing. */
 export function hasNoSignal(group: readonly number[]): boolean {
   return sampleDeviation(group) < NO_SIGNAL;
 }
@@ -69,6 +69,34 @@ export function groupAdvantages(
     const centre = mean(group);
     return group.map((reward) => Math.min(clip, Math.max(-clip, (reward - centre) / divisor)));
   });
+}
+
+/**
+ * Rewards of a group with its diversity D as a reward of the whole set, as input of `groupAdvantages`:
+ * s_i = r_i + w (G - 1) c_i, with leave-one-out credits c_i = D - D_without_i.
+ *
+ * The objective J = E[mean_i r_i + w D(y_1..y_G)] has the gradient E[(1/G) sum_i (r_i + w G c_i) grad log pi(y_i)], as
+ * D_without_i does not depend on y_i. Subtracting the group's mean, which contains completion i itself, leaves
+ * (G - 1)/G of the gradient of the rewards. Credits of a D that is a mean over pairs sum to 0, so their part would keep
+ * its whole size: the factor G - 1 in place of G shrinks it alike. Unscaled, the expected gradient is then
+ * (G - 1)/G grad J, so that w weighs D against the reward exactly; `leaveOneOut` of the same s_i gives grad J itself.
+ * For another D (distinct-2, self-BLEU) centring also takes the mean credit, D less the mean of the D_without_i: the same
+ * holds for J with the D of G - 1 completions in place of G.
+ *
+ * @param rewards  [G]
+ * @param credits  [G], of the same completions
+ * @returns        [G]
+ * @throws ShapeError  when there are not as many credits as rewards
+ * Source: derived here; the enumeration in the test proves it.
+ */
+export function withDiversity(
+  rewards: readonly number[],
+  credits: readonly number[],
+  weight: number,
+): number[] {
+  if (credits.length !== rewards.length)
+    throw new ShapeError(`${rewards.length} rewards have ${credits.length} credits; expected one for each`);
+  return rewards.map((reward, i) => reward + weight * (rewards.length - 1) * credits[i]);
 }
 
 /**

@@ -4,3 +4,4 @@ export * from './adamw';
 export * from './advantages';
 export * from './losses';
 export * from './schedule';
+export * from './diversity-credit';

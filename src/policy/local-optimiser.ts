@@ -2,7 +2,10 @@
 import { adamwUpdate, biasCorrections, clipCoefficient, globalNorm } from '../optim/adamw';
 import { compile } from '../runtime/compile';
 import type { CompiledFunction, ExecutionMode } from '../runtime/compile';
-import { ConfigError } from '../runtime/errors';
+import { openSafetensors } from '../model/safetensors';
+import { writeSafetensors } from '../model/safetensors-writer';
+import type { TensorSource } from '../model/safetensors-writer';
+import { CheckpointError, ConfigError } from '../runtime/errors';
 import type { Tensor, Variable } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { OptimStepOptions, OptimStepResult } from './policy';
@@ -103,6 +106,48 @@ export class LocalOptimiser {
     );
     this.updates.set(key, update);
     return update;
+  }
+
+  /** Writes moments and step count. @throws DataError when the disk refuses */
+  async save(file: string): Promise<void> {
+    const tensors = new Map<string, TensorSource>();
+    this.names.forEach((name, i) => {
+      for (const [kind, list] of Object.entries({ first: this.first, second: this.second })) {
+        if (list === null) continue;
+        tensors.set(`${kind}.${name}`, {
+          shape: list[i].shape,
+          data: () => list[i].dataSync() as Float32Array,
+        });
+      }
+    });
+    await writeSafetensors(file, tensors, { metadata: { steps: String(this.steps) } });
+  }
+
+  /** Takes up moments and step count, and drops a pending gradient. @throws CheckpointError when they do not fit */
+  load(path: string): void {
+    const file = openSafetensors(path);
+    try {
+      const steps = Number(file.metadata.steps ?? NaN);
+      if (!Number.isSafeInteger(steps) || steps < 0)
+        throw new CheckpointError(`${path}: has no count of steps; expected the state of an optimiser`);
+      const read = (kind: string): Tensor[] | null =>
+        steps === 0
+          ? null
+          : this.names.map((name, i) => {
+              const { shape } = this.variables[i];
+              if (file.info(`${kind}.${name}`).shape.join() !== shape.join())
+                throw new CheckpointError(
+                  `${path}: ${kind}.${name} does not have the shape [${shape.join()}]`,
+                );
+              return tf.tensor(file.read(`${kind}.${name}`), shape);
+            });
+      const [first, second] = [read('first'), read('second')];
+      tf.dispose([...(this.pending ?? []), ...(this.first ?? []), ...(this.second ?? [])]);
+      this.pending = null;
+      [this.first, this.second, this.steps] = [first, second, steps];
+    } finally {
+      file.close();
+    }
   }
 
   dispose(): void {

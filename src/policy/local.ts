@@ -47,10 +47,15 @@ export interface LocalPolicyOptions {
   seed?: number;
   /** `lora` (default): the adapter; `all`: every weight, embeddings too. */
   trainable?: 'lora' | 'all';
+  /** Keep only each layer's input for the backward pass, which computes the layer again: the same gradients. */
+  gradientCheckpointing?: boolean;
   mode?: ExecutionMode;
   /** Tokens that end a completion; default: the model's end tokens. */
   stopTokenIds?: readonly number[];
 }
+
+/** Moments and step count, beside the adapter in a checkpoint. */
+const OPTIMISER_FILE = 'optimizer.safetensors';
 
 export class LocalPolicy implements Policy {
   private readonly functions = new Map<string, CompiledFunction>();
@@ -272,7 +277,12 @@ export class LocalPolicy implements Policy {
     const oldLogProbs = flags.old ? (optional.shift() as Tensor) : null;
     const referenceLogProbs = flags.reference ? (optional.shift() as Tensor) : null;
     const network = this.network(this.adapter);
-    if (flags.dropout > 0) network.dropout = adapterDropout(optional.shift() as Tensor, flags.dropout);
+    network.recompute = this.options.gradientCheckpointing;
+    if (flags.dropout > 0)
+      network.dropout = {
+        keys: optional.shift() as Tensor,
+        apply: (keys) => adapterDropout(keys, flags.dropout),
+      };
     const [totalRows, totalTokens, totalMicroBatches] = tf.unstack(totals);
     let kept: Tensor[] = [];
     const { grads } = tf.variableGrads(() => {
@@ -310,13 +320,10 @@ export class LocalPolicy implements Policy {
   // ---- save, load ----
 
   /** Writes the adapter in PEFT's format, or (trainable: all, or no adapter) a Hugging Face directory. */
-  async save(directory: string): Promise<void> {
-    if (this.adapter !== null) {
-      const stored = this.adapter.toPeft();
-      await writeAdapter(directory, stored);
-      return;
-    }
-    await this.saveMerged(directory);
+  async save(directory: string, { optimiser = false }: { optimiser?: boolean } = {}): Promise<void> {
+    if (this.adapter !== null) await writeAdapter(directory, this.adapter.toPeft());
+    else await this.saveMerged(directory);
+    if (optimiser) await this.optimiser.save(path.join(directory, OPTIMISER_FILE));
   }
 
   /** Writes a Hugging Face directory with the adapter merged in; configuration and tokenizer are copied. */
@@ -342,9 +349,10 @@ export class LocalPolicy implements Policy {
     }
   }
 
-  async load(directory: string): Promise<void> {
+  async load(directory: string, { optimiser = false }: { optimiser?: boolean } = {}): Promise<void> {
     if (this.adapter === null) throw new ConfigError('load needs a policy with an adapter');
     this.adapter.assign(readAdapter(directory, this.config));
+    if (optimiser) this.optimiser.load(path.join(directory, OPTIMISER_FILE));
     if (this.merged !== null) this.merged.stale = true;
   }
 }

@@ -138,6 +138,7 @@ export interface Policy {
   ): Promise<ForwardBackwardResult>;
   /** Applies the pending gradient and clears it. */
   optimStep(options: OptimStepOptions): Promise<OptimStepResult>;
-  save(directory: string): Promise<void>;
-  load(directory: string): Promise<void>;
+  /** Writes what was trained. With `optimiser` its moments too, so that `load` goes on to the same bits. */
+  save(directory: string, options?: { optimiser?: boolean }): Promise<void>;
+  load(directory: string, options?: { optimiser?: boolean }): Promise<void>;
 }

@@ -296,17 +296,20 @@ export class TabularPolicy implements Policy {
   }
 
   /** Writes the logits of every state to `tabular.json`. */
-  async save(directory: string): Promise<void> {
+  async save(directory: string, { optimiser = false }: { optimiser?: boolean } = {}): Promise<void> {
     const states = [...this.offsets].map(([key, offset]) => [
       key,
       Array.from(this.at(this.parameters, offset)),
     ]);
     await ensureDirectory(directory);
     await atomicWriteFile(path.join(directory, 'tabular.json'), strictJson(Object.fromEntries(states)));
+    if (!optimiser) return;
+    const moments = { steps: this.steps, first: [...this.first], second: [...this.second] };
+    await atomicWriteFile(path.join(directory, 'optimizer.json'), strictJson(moments));
   }
 
-  /** Reads the logits; the optimiser's moments and the reference stay as they are. */
-  async load(directory: string): Promise<void> {
+  /** Reads the logits, with `optimiser` the moments too; the reference stays as it is. */
+  async load(directory: string, { optimiser = false }: { optimiser?: boolean } = {}): Promise<void> {
     const file = path.join(directory, 'tabular.json');
     const states = readJsonFile(file, CheckpointError) as Record<string, number[]>;
     const known = [...this.offsets.keys()];
@@ -314,7 +317,22 @@ export class TabularPolicy implements Policy {
     if (!fits || Object.keys(states).length !== known.length)
       throw new CheckpointError(`${file}: its states are not those of this table`);
     for (const [key, offset] of this.offsets) this.parameters.set(states[key], offset);
+    if (!optimiser) return;
+    const momentsFile = path.join(directory, 'optimizer.json');
+    const moments = readJsonFile(momentsFile, CheckpointError) as Moments;
+    if (moments.first.length !== this.first.length || moments.second.length !== this.second.length)
+      throw new CheckpointError(`${momentsFile}: its moments are not those of this table`);
+    this.steps = moments.steps;
+    this.first.set(moments.first);
+    this.second.set(moments.second);
   }
+}
+
+/** The optimiser's state on disk. */
+interface Moments {
+  steps: number;
+  first: number[];
+  second: number[];
 }
 
 /** Entropy (nats) of a distribution given by its log-probabilities. */

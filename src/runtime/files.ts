@@ -12,6 +12,8 @@ export function errorCode(error: unknown): string {
 
 const WRITE_REMEDIES: Record<string, string> = {
   ENOSPC: 'the disk is full. Free space, or choose another directory',
+  EFBIG:
+    'the file is larger than the system allows (ulimit -f). Raise the limit, or choose another directory',
   EDQUOT: 'the disk quota is used up. Free space, or choose another directory',
   EACCES: 'permission denied. Choose a directory that you may write to',
   EROFS: 'the file system is read-only. Choose another directory',
@@ -19,9 +21,11 @@ const WRITE_REMEDIES: Record<string, string> = {
   ENOTDIR: 'a part of its path is a file. Choose another directory',
 };
 
-function writeError(path: string, error: unknown): Error {
+/** A refusal of the disk as the one line that a user needs; any other error as it is. */
+export function writeError(path: string, error: unknown): Error {
   const code = errorCode(error);
-  if (code === '') return error instanceof Error ? error : new Error(String(error));
+  if (code === '' || code.startsWith('ERR_'))
+    return error instanceof Error ? error : new Error(String(error));
   return new DataError(`${path}: cannot be written: ${WRITE_REMEDIES[code] ?? messageOf(error)}.`);
 }
 

@@ -7,4 +7,5 @@ export * from './progress';
 export * from './random';
 export * from './strict';
 export * from './tf';
+export * from './yaml';
 export * from './compile';

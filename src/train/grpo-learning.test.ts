@@ -44,6 +44,10 @@ function exactKl(policy: TabularPolicy): number {
   return values.reduce((a, b) => a + b, 0) / values.length;
 }
 
+/** The policy loss of the first step, of all its micro-batches. */
+const lossOf = ({ batches }: RecordingPolicy): number =>
+  batches.reduce((sum, { result }) => sum + result.metrics.policy_loss, 0);
+
 describe('one step of GRPO', () => {
   const manySamples = { ...settings, groupSize: 4000, maxSteps: 1 };
 
@@ -90,11 +94,80 @@ describe('one step of GRPO', () => {
       await trainGrpo(policy, prompts, score, { ...settings, ...scaled, maxSteps: 1 });
       return policy;
     };
-    for (const type of ['grpo', 'dr_grpo', 'dapo'] as const) {
-      const [one, three] = [await run(3, 1, type), await run(1, 3, type)];
-      expect([one.batches.length, three.batches.length]).toEqual([1, 3]);
-      three.gradients[0].forEach((g, i) => expect(g).toBeCloseTo(one.gradients[0][i], 6));
+    for (const type of ['grpo', 'dr_grpo', 'dapo', 'cispo'] as const) {
+      const [one, eight] = [await run(8, 1, type), await run(1, 8, type)];
+      expect([one.batches.length, eight.batches.length]).toEqual([1, 8]);
+      expect(lossOf(eight)).toBeCloseTo(lossOf(one), 6);
+      const largest = Math.max(...one.gradients[0].map(Math.abs));
+      eight.gradients[0].forEach((g, i) =>
+        expect(Math.abs(g - one.gradients[0][i]), `${type}, logit ${i}`).toBeLessThan(1e-4 * largest),
+      );
     }
+  });
+
+  it('divides by the tokens of each micro-batch in bnpo, which therefore depends on the split', async () => {
+    const losses: number[] = [];
+    for (const [batchSize, accumulation] of [
+      [8, 1],
+      [2, 4],
+      [1, 8],
+    ]) {
+      const policy = makePolicy();
+      const bnpo = { batchSize, accumulation, loss: { ...loss, type: 'bnpo' }, maxSteps: 1 } as const;
+      await trainGrpo(policy, prompts, score, { ...settings, ...bnpo });
+      // In the first pass the ratio is 1, so every token's loss is minus the advantage.
+      const expected = policy.batches.map(({ batch }) => {
+        const rows = batch.groups.flatMap((group) => group.rows);
+        const sum = rows.reduce((total, row) => total - (row.advantage as number) * row.tokenIds.length, 0);
+        return sum / rows.reduce((total, { tokenIds }) => total + tokenIds.length, 0) / accumulation;
+      });
+      losses.push(lossOf(policy));
+      expect(lossOf(policy)).toBeCloseTo(
+        expected.reduce((a, b) => a + b, 0),
+        6,
+      );
+    }
+    expect(Math.abs(losses[0] - losses[2])).toBeGreaterThan(1e-3);
+    expect(Math.abs(losses[1] - losses[2])).toBeGreaterThan(1e-4);
+  });
+});
+
+describe('a second update on the same rollouts', () => {
+  it('has ratios other than 1, and takes the gradient of clipped tokens away', async () => {
+    const clipped: GrpoLoss = { ...loss, type: 'dapo', epsilonLow: 0.1, epsilonHigh: 0.3 };
+    const once = { ...settings, maxSteps: 1, learningRate: 0.3, loss: clipped };
+    const [between, policy] = [makePolicy(), makePolicy()];
+    await trainGrpo(between, prompts, score, once);
+    const { history } = await trainGrpo(policy, prompts, score, { ...once, numIterations: 2 });
+    const { batch, result } = policy.batches[1];
+    const gradient = new Map(policy.states.map(([p, prefix]) => [`${p}>${prefix}`, [0, 0, 0, 0]]));
+    const hits = { low: 0, high: 0 };
+    let distance = 0;
+    batch.groups.forEach(({ promptIds, rows }, g) =>
+      rows.forEach(({ tokenIds, advantage = 0, oldLogProbs = [] }, r) =>
+        tokenIds.forEach((token, t) => {
+          const ratio = Math.exp(result.logProbs[g][r][t] - oldLogProbs[t]);
+          distance = Math.max(distance, Math.abs(ratio - 1));
+          const [low, high] = [ratio < 0.9 && advantage < 0, ratio > 1.3 && advantage > 0];
+          hits.low += Number(low);
+          hits.high += Number(high);
+          if (low || high) return;
+          const state = gradient.get(`${promptIds}>${tokenIds.slice(0, t)}`) as number[];
+          softmax(between.logits(promptIds, tokenIds.slice(0, t))).forEach((p, id) => {
+            state[id] -= (advantage * ratio * (Number(id === token) - p)) / batch.totalTokens;
+          });
+        }),
+      ),
+    );
+    expect(distance).toBeGreaterThan(0.3);
+    expect(Math.min(hits.low, hits.high)).toBeGreaterThan(5);
+    expect(policy.batches[0].result.metrics.clip_fraction).toBe(0);
+    const { 'train/clip_fraction_low': low, 'train/clip_fraction_high': high } = history[0];
+    expect(low).toBeCloseTo(hits.low / batch.totalTokens, 6);
+    expect(high).toBeCloseTo(hits.high / batch.totalTokens, 6);
+    expect(history[0]['train/clip_fraction']).toBeCloseTo(low + high, 6);
+    const expected = [...gradient.values()].flat();
+    policy.gradients[1].forEach((g, i) => expect(g, `logit ${i}`).toBeCloseTo(expected[i], 6));
   });
 });
 

@@ -101,6 +101,16 @@ describe('what GRPO asks of the policy', () => {
     expect(history[0]['train/policy_loss']).toBe(policy.batches[2].result.metrics.policy_loss);
   });
 
+  it('reports the clipped shares by side, but for cispo, which clips on one', async () => {
+    const sides = ['train/clip_fraction_low', 'train/clip_fraction_high'];
+    for (const type of ['grpo', 'cispo'] as const) {
+      const one = { ...settings, maxSteps: 1, loss: { ...loss, type, epsilonHigh: 1.2 } };
+      const [record] = (await trainGrpo(makePolicy(), prompts, score, one)).history;
+      expect(record['train/clip_fraction']).toBe(0);
+      expect(sides.map((key) => key in record)).toEqual(sides.map(() => type === 'grpo'));
+    }
+  });
+
   it('masks truncated completions on demand, and does not count their tokens', async () => {
     const [all, masked] = [makePolicy(), makePolicy()];
     const [{ 'train/truncated_share': truncated }] = (await trainGrpo(all, prompts, score, { ...settings, maxSteps: 1 })).history; // prettier-ignore

@@ -4,9 +4,10 @@
  *
  * Departures from the paper, all settable: log-probabilities are those of logits / temperature, the distribution that was
  * sampled (as TRL); the KL estimate is multiplied by the ratio, so that its gradient is that of KL(policy || reference)
- * (as TRL); advantages are clipped to +-10.
+ * (as TRL); advantages are clipped to +-10. Off by default: groups without signal are drawn again (dynamic sampling), and
+ * the diversity of a group is a reward of the whole of it (polychromic GRPO).
  */
-import { groupAdvantages, hasNoSignal } from '../optim/advantages';
+import { groupAdvantages } from '../optim/advantages';
 import type { AdvantageScale } from '../optim/advantages';
 import type { GrpoLoss } from '../optim/losses';
 import type {
@@ -19,12 +20,13 @@ import type {
 } from '../policy/policy';
 import type { ScoreCompletions } from '../rewards/replies';
 import type { RewardResult } from '../rewards/reward';
-import { NumericError } from '../runtime/errors';
-import { evaluateWhenDue, meanOf, Stopwatch, Updater } from './loop';
-import type { LoopHooks, LoopResult, OptimiserSettings, StepRecord } from './loop';
+import { Course, Stopwatch } from './loop';
+import type { LoopHooks, LoopResult, OptimiserSettings } from './loop';
+import { checkDiversity, collectRollouts, rolloutMetrics } from './rollouts';
+import type { MeasureDiversity, RolloutSettings } from './rollouts';
 import { chunks, countSteps, planSteps } from './schedule';
 
-export interface GrpoSettings extends OptimiserSettings {
+export interface GrpoSettings extends OptimiserSettings, RolloutSettings {
   epochs: number;
   /** Replaces the number of steps that the epochs make. */
   maxSteps?: number;
@@ -32,15 +34,6 @@ export interface GrpoSettings extends OptimiserSettings {
   batchSize: number;
   /** Micro-batches of an optimiser step. */
   accumulation: number;
-  /** G, completions a prompt. */
-  groupSize: number;
-  temperature: number;
-  topP: number;
-  topK: number;
-  maxNewTokens: number;
-  minNewTokens: number;
-  /** Tokens that end a completion; default: the policy's own. */
-  stopTokenIds?: readonly number[];
   /** Temperature of the log-probabilities in the loss; TRL's is the sampling temperature. */
   lossTemperature: number;
   /** Updates on each batch of rollouts. */
@@ -50,51 +43,53 @@ export interface GrpoSettings extends OptimiserSettings {
   /** Completions without an end token do not count in the loss. */
   maskTruncated: boolean;
   loss: GrpoLoss;
-  seed: number;
 }
 
-/** Rollouts of one step with their rewards, for the samples file. */
+/** Rollouts that one step trained on, with their rewards, for the samples file. */
 export interface ScoredRollouts {
   step: number;
   groups: RolloutGroup[];
   scores: RewardResult[][];
 }
 
-/** Trains the policy on the prompts. The policy's reference must have been frozen when `loss.beta` > 0. */
+export interface GrpoHooks extends LoopHooks {
+  onRollouts?: (rollouts: ScoredRollouts) => void | Promise<void>;
+  /** Needed when `diversityWeight` is not 0. */
+  diversity?: MeasureDiversity;
+}
+
+/**
+ * Trains the policy on the prompts. The policy's reference must have been frozen when `loss.beta` > 0.
+ * @throws ConfigError   when a diversity weight has no measure of diversity, or groups are too small for it
+ * @throws NumericError  when a reward or diversity is not finite, or three gradients in a row are not
+ */
 export async function trainGrpo(
   policy: Policy,
   prompts: readonly Prompt[],
   score: ScoreCompletions,
   settings: GrpoSettings,
-  hooks: LoopHooks & { onRollouts?: (rollouts: ScoredRollouts) => void | Promise<void> } = {},
+  hooks: GrpoHooks = {},
 ): Promise<LoopResult> {
+  const judges = { score, diversity: hooks.diversity };
+  checkDiversity(settings, judges);
   const perStep = settings.batchSize * settings.accumulation;
   const totalSteps = countSteps(prompts.length, perStep, settings.epochs, settings.maxSteps);
   const limit = settings.maxSteps === undefined ? Math.ceil(prompts.length * settings.epochs) : Infinity;
-  const updater = new Updater(policy, settings, totalSteps);
-  const history: StepRecord[] = [];
-  const report = async (record: StepRecord): Promise<void> => {
-    history.push(record);
-    await hooks.onStep?.(record, totalSteps);
-  };
-  const first = await evaluateWhenDue(hooks, 0, false);
-  if (Object.keys(first).length > 0) await report({ step: 0, ...first });
-  for (const { step, items } of planSteps(prompts.length, perStep, totalSteps, settings.seed, limit)) {
+  const course = new Course(policy, settings, totalSteps, hooks);
+  const plan = planSteps(prompts.length, perStep, totalSteps, settings.seed, limit);
+  for await (const { step, items } of course.left(plan)) {
     const watch = new Stopwatch();
     const begin = performance.now();
-    // 1. Sample G completions for each prompt.
+    // 1. Sample G completions for each prompt, and reward each; draw groups without signal again.
     const batch = items.map(({ index, visit }) => ({ ...prompts[index], visit }));
-    const groups = await watch.measure('generate', () =>
-      policy.sample(batch, { ...settings, stream: 'rollout' }),
+    const rollouts = await collectRollouts(policy, batch, judges, settings, watch);
+    const groups = rollouts.last.map(({ group }) => group);
+    await hooks.onRollouts?.({ step, groups, scores: rollouts.last.map(({ scores }) => scores) });
+    // 2. Compare each with its group.
+    const advantages = groupAdvantages(
+      rollouts.last.map(({ signals }) => signals),
+      { scale: settings.advantageScale, clip: settings.advantageClip },
     );
-    // 2. Reward each, and compare it with its group.
-    const scores = await watch.measure('reward', () => scoreGroups(groups, score));
-    const rewards = scores.map((group) => group.map(({ total }) => total));
-    const advantages = groupAdvantages(rewards, {
-      scale: settings.advantageScale,
-      clip: settings.advantageClip,
-    });
-    await hooks.onRollouts?.({ step, groups, scores });
     // 3. Log-probabilities under the reference.
     const reference =
       settings.loss.beta > 0
@@ -103,7 +98,7 @@ export async function trainGrpo(
     // 4. Update, numIterations times; from the second on the ratio is to the log-probabilities of the first.
     let old: Float32Array[][] | null = null;
     const results: ForwardBackwardResult[] = [];
-    let update: Awaited<ReturnType<Updater['update']>> | undefined;
+    let update: Awaited<ReturnType<Course['update']>> | undefined;
     for (let iteration = 0; iteration < settings.numIterations; iteration++) {
       const training = groups.map((group, g) =>
         trainingGroup(group, advantages[g], reference?.[g], old?.[g], settings),
@@ -111,42 +106,24 @@ export async function trainGrpo(
       const passes = await watch.measure('forward_backward', () => accumulate(policy, training, settings));
       results.push(...passes);
       old ??= passes.flatMap((pass) => pass.logProbs);
-      update = await watch.measure('optimizer', () => updater.update(step));
-      if (update.skipped)
-        hooks.onSkipped?.(
-          step,
-          batch.map(({ id }) => id),
-        );
+      const ids = batch.map(({ id }) => id);
+      update = await watch.measure('optimizer', () => course.update(step, ids));
     }
-    const last = step === totalSteps || hooks.signal?.aborted === true;
-    await report({
+    const seconds = (performance.now() - begin) / 1000;
+    const result = await course.end({
       step,
-      ...rolloutMetrics(groups, scores, rewards),
+      ...rolloutMetrics(rollouts),
       ...lossMetrics(results, groups, settings),
       'train/learning_rate': update?.learningRate ?? 0,
       'train/grad_norm': update?.gradNorm ?? 0,
       'train/skipped': Number(update?.skipped ?? false),
-      'train/seconds': (performance.now() - begin) / 1000,
+      'train/seconds': seconds,
+      'train/tokens_per_second': rollouts.tokens / seconds,
       ...Object.fromEntries(Object.entries(watch.seconds).map(([name, value]) => [`seconds/${name}`, value])),
-      ...(await evaluateWhenDue(hooks, step, last)),
     });
-    if (last) return { steps: step, history, interrupted: step < totalSteps };
+    if (result !== null) return result;
   }
-  return { steps: totalSteps, history, interrupted: false };
-}
-
-async function scoreGroups(
-  groups: readonly RolloutGroup[],
-  score: ScoreCompletions,
-): Promise<RewardResult[][]> {
-  const flat = await score(
-    groups.flatMap(({ prompt, completions }) => completions.map((completion) => ({ prompt, completion }))),
-  );
-  const bad = flat.findIndex(({ total }) => !Number.isFinite(total));
-  if (bad >= 0)
-    throw new NumericError(`the reward of a completion is ${flat[bad].total}; expected a finite number`);
-  let position = 0;
-  return groups.map(({ completions }) => flat.slice(position, (position += completions.length)));
+  return course.result();
 }
 
 /** [groups][rows][T] under the frozen reference, at the loss's temperature. */
@@ -200,30 +177,6 @@ async function accumulate(
   return results;
 }
 
-function rolloutMetrics(
-  groups: readonly RolloutGroup[],
-  scores: readonly RewardResult[][],
-  rewards: readonly number[][],
-): Record<string, number> {
-  const completions = groups.flatMap((group) => group.completions);
-  const flat = scores.flat();
-  const spreads = rewards.map((group) => {
-    const mean = meanOf(group);
-    return Math.sqrt(group.reduce((sum, r) => sum + (r - mean) ** 2, 0) / Math.max(1, group.length - 1));
-  });
-  const components = Object.keys(flat[0]?.components ?? {});
-  return {
-    'train/avg_reward': meanOf(flat.map(({ total }) => total)),
-    'train/reward_std': meanOf(spreads),
-    'train/zero_signal_share': meanOf(rewards.map((group) => Number(hasNoSignal(group)))),
-    ...Object.fromEntries(
-      components.map((name) => [`reward/${name}`, meanOf(flat.map((one) => one.components[name]))]),
-    ),
-    'train/completion_tokens': meanOf(completions.map(({ tokenIds }) => tokenIds.length)),
-    'train/truncated_share': meanOf(completions.map(({ finishReason }) => Number(finishReason === 'length'))),
-  };
-}
-
 /** Whether a completion counts in the loss. */
 function isCounted({ finishReason }: Completion, { maskTruncated }: GrpoSettings): boolean {
   return !(maskTruncated && finishReason === 'length');
@@ -231,7 +184,8 @@ function isCounted({ finishReason }: Completion, { maskTruncated }: GrpoSettings
 
 /**
  * Sums the micro-batches' shares; entropy is a mean over the tokens that count, the KL penalty over the completions that
- * count. Of several iterations on the same rollouts, the last is reported.
+ * count. All are of the rollouts trained on, so with dynamic sampling of the last draws, and of several iterations on
+ * them the last is reported.
  */
 function lossMetrics(
   results: readonly ForwardBackwardResult[],
@@ -245,12 +199,17 @@ function lossMetrics(
   const entropies = last.flatMap((result) => result.entropies.flat()).filter((_, row) => counted[row]);
   const tokens = entropies.reduce((total, row) => total + row.length, 0);
   const klLoss = sum('kl_loss');
+  // cispo has no lower clipping, and so no shares by side.
+  const sides = ['clip_fraction_low', 'clip_fraction_high'].filter(
+    (name) => last[0].metrics[name] !== undefined,
+  );
   return {
     'train/policy_loss': sum('policy_loss'),
     'train/kl_penalty': (sum('kl_per_completion') * counted.length) / Math.max(1, rows),
     'train/kl_per_token': sum('kl_per_token'),
     'train/total_loss': sum('policy_loss') + settings.loss.beta * klLoss,
     'train/clip_fraction': sum('clip_fraction'),
+    ...Object.fromEntries(sides.map((name) => [`train/${name}`, sum(name)])),
     'train/entropy':
       entropies.reduce((total, row) => row.reduce((a, b) => a + b, total), 0) / Math.max(1, tokens),
   };

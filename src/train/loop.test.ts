@@ -2,8 +2,9 @@ import { describe, expect, it } from 'vitest';
 import { learningRateAt } from '../optim/schedule';
 import type { OptimStepOptions, Policy } from '../policy/policy';
 import { NumericError } from '../runtime/errors';
-import { evaluateWhenDue, meanOf, Stopwatch, Updater } from './loop';
-import type { OptimiserSettings } from './loop';
+import type { LoopState } from './checkpoint';
+import { Course, freshState, meanOf, Stopwatch } from './loop';
+import type { LoopHooks, LoopResult, OptimiserSettings } from './loop';
 
 const settings: OptimiserSettings = {
   learningRate: 0.5,
@@ -36,57 +37,132 @@ function stubPolicy(skips: readonly boolean[]): { policy: Policy; updates: Optim
   return { policy, updates };
 }
 
-describe('Updater', () => {
+const record = (step: number) => ({ step, 'train/loss': 1 / step });
+const plan = (steps: number) => Array.from({ length: steps }, (_, i) => ({ step: i + 1, items: [] }));
+
+/** Runs a course of nothing but updates. */
+async function drive(
+  totalSteps: number,
+  hooks: LoopHooks,
+  skips: readonly boolean[] = [],
+): Promise<{ result: LoopResult; updates: OptimStepOptions[]; steps: number[] }> {
+  const { policy, updates } = stubPolicy(skips);
+  const course = new Course(policy, settings, totalSteps, hooks);
+  const steps: number[] = [];
+  for await (const { step } of course.left(plan(totalSteps))) {
+    steps.push(step);
+    await course.update(step, [`example ${step}`]);
+    const result = await course.end(record(step));
+    if (result !== null) return { result, updates, steps };
+  }
+  return { result: course.result(), updates, steps };
+}
+
+describe('Course', () => {
   it('hands the settings on, with the rate of the schedule at every step', async () => {
-    const { policy, updates } = stubPolicy([]);
-    const updater = new Updater(policy, settings, 10);
-    const rates: number[] = [];
-    for (let step = 1; step <= 10; step++) rates.push((await updater.update(step)).learningRate);
+    const { updates } = await drive(10, {});
+    const rates = updates.map(({ learningRate }) => learningRate);
     expect(rates).toEqual(
       rates.map((_, i) =>
         learningRateAt({ kind: 'cosine', learningRate: 0.5, totalSteps: 10, warmupSteps: 2 }, i),
       ),
     );
-    expect([rates[0], rates[1], rates[2]]).toEqual([0, 0.25, 0.5]);
-    expect(updates.map(({ learningRate }) => learningRate)).toEqual(rates);
+    expect(rates.slice(0, 3)).toEqual([0, 0.25, 0.5]);
     const { betas, eps, weightDecay, clipNorm } = settings;
     for (const update of updates) expect(update).toMatchObject({ betas, eps, weightDecay, clipNorm });
   });
 
-  it('ends the run at the third skipped update in a row', async () => {
-    const updater = new Updater(stubPolicy([false, true, true, true]).policy, settings, 10);
-    expect((await updater.update(1)).skipped).toBe(false);
-    expect((await updater.update(2)).skipped).toBe(true);
-    expect((await updater.update(3)).skipped).toBe(true);
-    await expect(updater.update(4)).rejects.toThrow(NumericError);
-    expect(updater.skipped).toBe(3);
+  it('ends with an error at the third skipped update in a row, and names the examples of each', async () => {
+    const seen: [number, readonly string[]][] = [];
+    const hooks: LoopHooks = { onSkipped: (step, ids) => seen.push([step, ids]) };
+    await expect(drive(10, hooks, [false, true, true, true])).rejects.toThrow(NumericError);
+    expect(seen).toEqual([2, 3, 4].map((step) => [step, [`example ${step}`]]));
   });
 
   it('goes on when an update between skipped ones works', async () => {
     const pattern = [true, true, false, true, true, false, true];
-    const updater = new Updater(stubPolicy(pattern).policy, settings, 10);
-    for (const [i, skipped] of pattern.entries()) expect((await updater.update(i + 1)).skipped).toBe(skipped);
-    expect(updater.skipped).toBe(5);
+    expect((await drive(7, {}, pattern)).result.steps).toBe(7);
   });
-});
 
-describe('evaluateWhenDue', () => {
-  it('runs at step 0, every evalEvery steps and at the end', async () => {
+  it('counts skipped updates in a row across a resume', async () => {
+    const resume = { ...freshState, step: 4, skippedInARow: 2 };
+    await expect(drive(10, { resume }, [true])).rejects.toThrow('3 steps in a row, the last is step 5');
+  });
+
+  it('evaluates at step 0, every evalEvery steps and at the end, and adds the values to the records', async () => {
     const evaluated = async (evalEvery?: number): Promise<number[]> => {
-      const steps: number[] = [];
-      for (let step = 0; step <= 7; step++) {
-        const values = await evaluateWhenDue(
-          { evaluate: (at) => Promise.resolve({ at }), evalEvery },
-          step,
-          step === 7,
-        );
-        if ('at' in values) steps.push(values.at);
-      }
-      return steps;
+      const { result } = await drive(7, { evaluate: async (at) => ({ 'eval/at': at }), evalEvery });
+      return result.history.flatMap((row) => ('eval/at' in row ? [row.step] : []));
     };
     expect(await evaluated(3)).toEqual([0, 3, 6, 7]);
     expect(await evaluated()).toEqual([0, 7]);
-    expect(await evaluateWhenDue({}, 0, true)).toEqual({});
+  });
+
+  it('saves every saveEvery steps, at a better evaluation, and at the end', async () => {
+    const saved: LoopState[] = [];
+    const values = [9, 5, 6, 4, 7];
+    const hooks: LoopHooks = {
+      evaluate: async (step) => ({ 'eval/loss': values[step / 2] }),
+      evalEvery: 2,
+      earlyStopping: { key: 'eval/loss', better: 'lower', patience: 0 },
+      checkpoint: async (state) => void saved.push(state),
+      saveEvery: 5,
+    };
+    const { result } = await drive(8, hooks);
+    expect(saved.map(({ step }) => step)).toEqual([2, 5, 6, 8]);
+    expect(result.best).toEqual({ step: 6, value: 4 });
+    expect(saved.map(({ best }) => best?.step)).toEqual([2, 2, 6, 6]);
+  });
+
+  it('goes on after a saved state exactly as if it had not stopped', async () => {
+    const values = [9, 5, 6, 7, 4, 8, 8];
+    const run = async (
+      resume?: LoopState,
+    ): Promise<{ saved: LoopState[]; steps: number[]; rates: number[] }> => {
+      const saved: LoopState[] = [];
+      const { steps, updates } = await drive(12, {
+        evaluate: async (step) => ({ 'eval/loss': values[step / 2] }),
+        evalEvery: 2,
+        earlyStopping: { key: 'eval/loss', better: 'lower', patience: 3 },
+        checkpoint: async (state) => void saved.push(state),
+        saveEvery: 1,
+        resume,
+      });
+      return { saved, steps, rates: updates.map(({ learningRate }) => learningRate) };
+    };
+    const whole = await run();
+    for (const state of whole.saved.slice(0, -1)) {
+      const rest = await run(state);
+      expect(rest.steps).toEqual(whole.steps.slice(state.step));
+      expect(rest.rates).toEqual(whole.rates.slice(state.step));
+      expect(rest.saved).toEqual(whole.saved.slice(state.step));
+    }
+  });
+
+  it.each([
+    ['lower', [1, 5, 6, 7, 7, 7]],
+    ['higher', [1, -5, -6, -7, -7, -7]],
+  ] as const)(
+    'ends after as many evaluations without a %s one as the patience says',
+    async (better, values) => {
+      const evaluate = async (step: number) => ({ x: values[step / 2] });
+      const hooks = { evaluate, evalEvery: 2, earlyStopping: { key: 'x', better, patience: 3 } };
+      const { result } = await drive(30, hooks);
+      // The evaluation before training does not count: the first one in training is the best so far.
+      expect([result.steps, result.stoppedEarly, result.interrupted]).toEqual([8, true, false]);
+      expect(result.best?.step).toBe(2);
+    },
+  );
+
+  it('ends after the step in which it is asked to, saved', async () => {
+    const controller = new AbortController();
+    const saved: number[] = [];
+    const { result } = await drive(10, {
+      signal: controller.signal,
+      onStep: ({ step }) => void (step === 4 && controller.abort()),
+      checkpoint: async ({ step }) => void saved.push(step),
+    });
+    expect([result.steps, result.interrupted, saved]).toEqual([4, true, [4]]);
   });
 });
 

@@ -1,38 +1,54 @@
-/** `runs/<name>/`: everything that a run leaves behind, written so that a crash never leaves half a file. */
-import { appendFileSync } from 'node:fs';
+/** `runs/<name>/`: everything that a run leaves behind, written so that a crash at any moment loses at most what came after the latest checkpoint. */
+import { execFileSync } from 'node:child_process';
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+} from 'node:fs';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { stringify } from 'yaml';
-import { atomicWriteFile, ensureDirectory, strictJson } from '../runtime/files';
+import { parse, stringify } from 'yaml';
+import { CheckpointError, ConfigError } from '../runtime/errors';
+import { atomicWriteFile, ensureDirectory, strictJson, writeError } from '../runtime/files';
+import { describeMachine, ownVersion, packageRoot, packageVersion } from '../runtime/machine';
 import type { Policy } from '../policy/policy';
+import {
+  checkpointPath,
+  checkpointSteps,
+  latestCheckpoint,
+  removeCheckpoints,
+  removeUnfinished,
+  rotateCheckpoints,
+  saveCheckpoint,
+} from './checkpoint';
+import type { CheckpointState, LoopState } from './checkpoint';
 import type { Experiment } from './config';
 import type { LoopResult, StepRecord } from './loop';
+import { EventFile } from '../runtime/event-file';
+import { Monitor } from './monitor';
+import { lockRun } from './run-lock';
+import type { RunLock } from './run-lock';
 
 /** What `trainer_state.json` holds; names as in transformers where it has them. */
 export interface TrainerState {
   global_step: number;
   log_history: Record<string, number | null>[];
+  /** of the evaluation that early stopping watches; null without one */
+  best_metric: number | null;
+  /** whose adapter is the run's, relative to the run directory; null: the last step's */
+  best_model_checkpoint: string | null;
   interrupted: boolean;
+  stopped_early: boolean;
   /** Reward components that run on a substitute, by name. */
   degraded: readonly string[];
-  /** Values that went outside their bounds, each named once. */
+  /** Alerts that were given, each once. */
   alerts: readonly string[];
 }
-
-/** Bounds whose crossing is worth a warning (reference system, section 6). */
-const alertRules: { key: string; below?: number; above?: number; advice: string }[] = [
-  {
-    key: 'train/kl_penalty',
-    above: 15,
-    advice: 'the policy runs away from the warm start: raise grpo.kl_coeff to 0.2',
-  },
-  {
-    key: 'train/avg_reward',
-    below: 0.3,
-    advice: 'look at samples.jsonl, and raise grpo.temperature to 0.9 if all replies are alike',
-  },
-  { key: 'train/reply_characters', below: 10, advice: 'replies shrink: look at samples.jsonl' },
-  { key: 'train/reply_characters', above: 280, advice: 'replies grow: lower grpo.max_new_tokens' },
-];
 
 /** A step whose gradient was not finite has values that JSON cannot hold; `train/skipped` says why they are null. */
 function finiteOrNull(record: StepRecord): Record<string, number | null> {
@@ -41,80 +57,293 @@ function finiteOrNull(record: StepRecord): Record<string, number | null> {
   );
 }
 
+const CONFIG = 'config.resolved.yaml';
+/** Files that grow from step to step: a checkpoint keeps their lengths. */
+const GROWING = ['metrics.jsonl', 'samples.jsonl'];
+/** Directory of TensorBoard's event file, which grows too. */
+const EVENTS = 'tb';
+const FINAL = 'trainer_state.json';
+
+/** The commit that the package's source is at; null outside a git checkout. */
+function sourceCommit(): string | null {
+  try {
+    const git = (...args: string[]): string =>
+      execFileSync('git', ['-C', packageRoot, ...args], {
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      }).trim();
+    const changed = git('status', '--porcelain', '--untracked-files=no') !== '';
+    return git('rev-parse', 'HEAD') + (changed ? ' with changes' : '');
+  } catch {
+    return null;
+  }
+}
+
+/** What the run's numbers depend on beside its configuration. */
+function environmentOf(tensorflow: string): Record<string, unknown> {
+  const { platform, processor, cores } = describeMachine();
+  return {
+    grpolab: ownVersion(),
+    commit: sourceCommit(),
+    node: process.versions.node,
+    tensorflow,
+    tfjs: packageVersion('@tensorflow/tfjs-node-gpu'),
+    ...{ platform, processor, cores },
+    started: new Date().toISOString(),
+  };
+}
+
+/** The first key whose values differ, as `training.epochs`; null when none does. */
+function firstDifference(a: unknown, b: unknown, at = ''): string | null {
+  const isTree = (value: unknown): value is Record<string, unknown> =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  if (!isTree(a) || !isTree(b)) return JSON.stringify(a) === JSON.stringify(b) ? null : at;
+  for (const key of new Set([...Object.keys(a), ...Object.keys(b)])) {
+    const found = firstDifference(a[key], b[key], at === '' ? key : `${at}.${key}`);
+    if (found !== null) return found;
+  }
+  return null;
+}
+
+export interface OpenRunOptions {
+  directory: string;
+  experiment: Experiment;
+  /** hash of the training data */
+  data: string;
+  /** Go on from the latest checkpoint. */
+  resume?: boolean;
+  /** Replace a run that is there; without it and without `resume` such a directory is refused. */
+  overwrite?: boolean;
+  /** The task is replies to tweets, with bounds for their reward and length. */
+  replies: boolean;
+  /** TensorFlow's version */
+  tensorflow: string;
+  /** gets warnings that a user should see at once */
+  notify: (line: string) => void;
+}
+
 export class RunDirectory {
-  readonly alerts: string[] = [];
+  private monitor: Monitor;
+  private events: EventFile | undefined;
+  private readonly rows: Record<string, number | null>[] = [];
+  /** Where a resumed run goes on: the checkpoint's directory and its loop state. */
+  resumed: { directory: string; loop: LoopState } | null = null;
 
   private constructor(
-    readonly directory: string,
-    private readonly notify: (line: string) => void,
-  ) {}
+    private readonly options: OpenRunOptions,
+    private readonly lock: RunLock,
+  ) {
+    this.monitor = new Monitor({ replies: options.replies });
+  }
 
-  /** @param notify  gets warnings that a user should see at once */
-  static async open(
-    directory: string,
-    experiment: Experiment,
-    notify: (line: string) => void,
-  ): Promise<RunDirectory> {
+  get directory(): string {
+    return this.options.directory;
+  }
+
+  /**
+   * Takes the directory for this process: makes it, or goes on with what is there.
+   *
+   * @throws ConfigError      when another process has it, it holds a run and neither resume nor overwrite is asked for, or
+   *                          a resumed run has another configuration or other data
+   * @throws CheckpointError  when every checkpoint of a run to resume is damaged
+   */
+  static async open(options: OpenRunOptions): Promise<RunDirectory> {
+    const { directory, resume = false } = options;
     await ensureDirectory(directory);
-    const run = new RunDirectory(directory, notify);
-    await atomicWriteFile(run.file('config.resolved.yaml'), stringify(experiment));
-    for (const name of ['metrics.jsonl', 'samples.jsonl', 'run.log'])
-      await atomicWriteFile(run.file(name), '');
-    return run;
+    const lock = await lockRun(directory);
+    const run = new RunDirectory(options, lock);
+    try {
+      if (resume && existsSync(run.file(CONFIG))) await run.goOn();
+      else await run.begin();
+      run.events ??= await EventFile.open(run.file(EVENTS));
+      return run;
+    } catch (error) {
+      run.close();
+      throw error;
+    }
+  }
+
+  /** Whether the run in a directory has ended of itself: there is nothing to resume. */
+  static finishedSteps(directory: string): number | null {
+    const file = path.join(directory, FINAL);
+    if (!existsSync(file)) return null;
+    const state = JSON.parse(readFileSync(file, 'utf8')) as TrainerState;
+    return state.interrupted ? null : state.global_step;
+  }
+
+  private async begin(): Promise<void> {
+    const { directory, experiment, overwrite = false, tensorflow } = this.options;
+    const holds = [CONFIG, FINAL].some((name) => existsSync(this.file(name)));
+    if (holds && !overwrite) {
+      throw new ConfigError(
+        `${directory}: holds a run already. Resume it (--resume), or give another output directory (--output).`,
+      );
+    }
+    for (const name of [CONFIG, FINAL]) await rm(this.file(name), { force: true });
+    await removeCheckpoints(directory);
+    await this.emptyLogs();
+    await atomicWriteFile(this.file('environment.json'), `${strictJson(environmentOf(tensorflow), 2)}\n`);
+    await atomicWriteFile(this.file('run.log'), '');
+    // Last: a directory that has it can be resumed.
+    await atomicWriteFile(this.file(CONFIG), stringify(experiment));
+  }
+
+  private async goOn(): Promise<void> {
+    const { directory, experiment, data, notify } = this.options;
+    // A run may be resumed in another place: where it lies decides nothing.
+    const placed = (settings: object): unknown => ({ ...settings, output_dir: undefined });
+    const saved = placed(parse(readFileSync(this.file(CONFIG), 'utf8')) as object);
+    const now = placed(parse(stringify(experiment)) as object);
+    const key = firstDifference(saved, now);
+    if (key !== null) {
+      throw new ConfigError(
+        `${directory}: ${key} is not what the run began with (${CONFIG}); resume it with the same settings, or give another output directory.`,
+      );
+    }
+    await removeUnfinished(directory);
+    const found = await latestCheckpoint(directory, (line) => this.warn(line));
+    if (found === null && checkpointSteps(directory).length > 0) {
+      throw new CheckpointError(
+        `${directory}: every checkpoint is damaged; give another output directory to begin anew.`,
+      );
+    }
+    if (found === null) {
+      notify(`${directory}: no checkpoint yet; beginning anew`);
+      await this.emptyLogs();
+      return;
+    }
+    const { directory: from, state } = found;
+    if (state.data !== data) {
+      throw new ConfigError(
+        `${directory}: the training data is not what the run began with; resume it with the same data, or give another output directory.`,
+      );
+    }
+    for (const name of GROWING) this.cutBack(name, state.files[name] ?? 0);
+    this.events = await EventFile.open(this.file(EVENTS), state.files[EVENTS]);
+    this.monitor = new Monitor({ replies: this.options.replies, state: state.monitor });
+    for (const line of readFileSync(this.file('metrics.jsonl'), 'utf8').split('\n'))
+      if (line !== '') this.rows.push(JSON.parse(line) as Record<string, number | null>);
+    this.resumed = { directory: from, loop: state.loop };
+    this.log(`resumed after step ${state.loop.step}, from ${path.basename(from)}`);
+  }
+
+  private async emptyLogs(): Promise<void> {
+    await rm(this.file(EVENTS), { recursive: true, force: true });
+    for (const name of GROWING) await atomicWriteFile(this.file(name), '');
+  }
+
+  /** What a file holds beyond the checkpoint is of steps that will be done again. */
+  private cutBack(name: string, bytes: number): void {
+    const file = this.file(name);
+    const size = existsSync(file) ? statSync(file).size : 0;
+    if (size < bytes)
+      this.warn(`${file} has ${size} bytes, ${bytes} at the checkpoint: earlier rows are missing from it`);
+    else truncateSync(file, bytes);
   }
 
   file(name: string): string {
     return path.join(this.directory, name);
   }
 
+  private append(name: string, line: string): void {
+    try {
+      appendFileSync(this.file(name), `${line}\n`);
+    } catch (error) {
+      throw writeError(this.file(name), error);
+    }
+  }
+
   log(line: string): void {
-    appendFileSync(this.file('run.log'), `${new Date().toISOString()} ${line}\n`);
+    this.append('run.log', `${new Date().toISOString()} ${line}`);
   }
 
   metrics(record: StepRecord): void {
-    appendFileSync(this.file('metrics.jsonl'), `${strictJson(finiteOrNull(record))}\n`);
-    for (const { key, below, above, advice } of alertRules) {
-      const value = record[key];
-      if (value === undefined) continue;
-      const low = below !== undefined && value < below;
-      const high = above !== undefined && value > above;
-      const name = `${key} ${low ? `below ${below}` : `above ${above}`}`;
-      if ((!low && !high) || this.alerts.includes(name)) continue;
-      this.alerts.push(name);
-      this.warn(
-        `step ${record.step}: ${key} is ${value.toPrecision(3)}, ${name.slice(key.length + 1)}: ${advice}`,
-      );
-    }
+    const row = finiteOrNull(record);
+    this.rows.push(row);
+    this.append('metrics.jsonl', strictJson(row));
+    const { step, ...values } = record;
+    this.events?.scalars(step, values);
+    for (const { message } of this.monitor.check(record)) this.warn(message);
   }
 
   warn(line: string): void {
     this.log(`warning: ${line}`);
-    this.notify(line);
+    this.options.notify(line);
   }
 
   sample(value: unknown): void {
-    appendFileSync(this.file('samples.jsonl'), `${strictJson(value)}\n`);
+    this.append('samples.jsonl', strictJson(value));
   }
 
-  /** The final files: adapter, trainer_state.json, training_args.json. */
+  /** Replies to show beside the numbers, in TensorBoard's Text tab. */
+  text(step: number, tag: string, markdown: string): void {
+    this.events?.text(step, tag, markdown);
+  }
+
+  /** Saves all that a resumed run needs, keeping the newest checkpoints and the best. */
+  async checkpoint(policy: Policy, loop: LoopState, keep: number): Promise<void> {
+    const files: CheckpointState['files'] = {};
+    for (const name of GROWING) {
+      const descriptor = openSync(this.file(name), 'r+');
+      try {
+        fsyncSync(descriptor);
+      } finally {
+        closeSync(descriptor);
+      }
+      files[name] = statSync(this.file(name)).size;
+    }
+    this.events?.sync();
+    files[EVENTS] = this.events?.size ?? 0;
+    const { data } = this.options;
+    const state: CheckpointState = { version: 1, loop, data, files, monitor: this.monitor.state };
+    await saveCheckpoint(this.directory, state, (directory) => policy.save(directory, { optimiser: true }));
+    await rotateCheckpoints(this.directory, keep, loop.best?.step);
+    this.log(`checkpoint-${loop.step}`);
+  }
+
+  /** The newest checkpoint's name, for messages. */
+  latestCheckpointName(): string | null {
+    const step = checkpointSteps(this.directory).pop();
+    return step === undefined ? null : path.basename(checkpointPath(this.directory, step));
+  }
+
+  /**
+   * The final files: adapter, training_args.json and, last, trainer_state.json. With `takeBest` the adapter is that of the
+   * best evaluation.
+   */
   async finish(
     policy: Policy,
-    experiment: Experiment,
     result: LoopResult,
-    degraded: readonly string[],
+    { degraded, takeBest }: { degraded: readonly string[]; takeBest: boolean },
   ): Promise<void> {
+    const { experiment } = this.options;
+    const { best } = result;
+    const useBest = takeBest && !result.interrupted && best !== null && best.step !== result.steps;
+    if (useBest) {
+      await policy.load(checkpointPath(this.directory, best.step));
+      this.log(`the adapter of step ${best.step} is the best`);
+    }
     await policy.save(this.directory);
     const state: TrainerState = {
       global_step: result.steps,
-      log_history: result.history.map(finiteOrNull),
+      best_metric: best?.value ?? null,
+      best_model_checkpoint: useBest ? `checkpoint-${best.step}` : null,
       interrupted: result.interrupted,
+      stopped_early: result.stoppedEarly,
       degraded,
-      alerts: this.alerts,
+      alerts: this.monitor.state.raised,
+      log_history: this.rows,
     };
     await atomicWriteFile(this.file('training_args.json'), `${strictJson(experiment, 2)}\n`);
-    await atomicWriteFile(this.file('trainer_state.json'), `${strictJson(state, 2)}\n`);
-    this.log(
-      result.interrupted ? `stopped after step ${result.steps}` : `finished after step ${result.steps}`,
-    );
+    await atomicWriteFile(this.file(FINAL), `${strictJson(state, 2)}\n`);
+    const how = result.interrupted ? 'stopped' : result.stoppedEarly ? 'stopped early' : 'finished';
+    this.log(`${how} after step ${result.steps}`);
+  }
+
+  /** Lets another process have the directory. */
+  close(): void {
+    this.events?.close();
+    this.events = undefined;
+    this.lock.release();
   }
 }

@@ -164,8 +164,8 @@ describe('trainSft', () => {
         if (step === 9) controller.abort();
       },
     });
-    expect([steps, interrupted]).toEqual([10, true]);
-    expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    expect([steps, interrupted]).toEqual([9, true]);
+    expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     const evaluated = history.filter((record) => 'eval/loss' in record);
     expect(evaluated.map(({ step }) => step)).toEqual([0, 4, 8]);
     expect(evaluated[2]['eval/loss']).toBeLessThan(evaluated[0]['eval/loss']);

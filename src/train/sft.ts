@@ -4,9 +4,10 @@
  */
 import type { Policy } from '../policy/policy';
 import type { SftTrainingExample } from '../rewards/replies';
-import { evaluateWhenDue, Updater } from './loop';
-import type { LoopHooks, LoopResult, OptimiserSettings, StepRecord } from './loop';
+import { Course } from './loop';
+import type { LoopHooks, LoopResult, OptimiserSettings } from './loop';
 import { chunks, countSteps, planSteps } from './schedule';
+import type { StepPlan } from './schedule';
 
 export interface SftSettings extends OptimiserSettings {
   epochs: number;
@@ -33,36 +34,14 @@ export async function trainSft(
   const perStep = settings.batchSize * settings.accumulation;
   const totalSteps = countSteps(examples.length, perStep, settings.epochs, settings.maxSteps);
   const limit = settings.maxSteps === undefined ? Math.ceil(examples.length * settings.epochs) : Infinity;
-  const updater = new Updater(policy, settings, totalSteps);
-  const history: StepRecord[] = [];
-  const report = async (record: StepRecord): Promise<void> => {
-    history.push(record);
-    await hooks.onStep?.(record, totalSteps);
-  };
-  const first = await evaluateWhenDue(hooks, 0, false);
-  if (Object.keys(first).length > 0) await report({ step: 0, ...first });
-  for (const { step, items } of planSteps(examples.length, perStep, totalSteps, settings.seed, limit)) {
+  const course = new Course(policy, settings, totalSteps, hooks);
+  const plan = planSteps(examples.length, perStep, totalSteps, settings.seed, limit);
+  for await (const { step, items } of course.left(plan)) {
     const begin = performance.now();
-    const totalTokens = items.reduce((sum, { index }) => sum + examples[index].completionIds.length, 0);
-    const microBatches = chunks(items, settings.batchSize);
-    let loss = 0;
-    for (const part of microBatches) {
-      const groups = part.map(({ index, visit }) => ({
-        dropoutKey: { seed: settings.seed, example: examples[index].id, visit },
-        promptIds: examples[index].promptIds,
-        rows: [{ tokenIds: examples[index].completionIds }],
-      }));
-      const batch = { groups, totalRows: items.length, totalTokens, totalMicroBatches: microBatches.length };
-      loss += (await policy.forwardBackward(batch, { kind: 'cross_entropy' })).loss;
-    }
-    const { gradNorm, learningRate, skipped } = await updater.update(step);
-    if (skipped)
-      hooks.onSkipped?.(
-        step,
-        items.map(({ index }) => examples[index].id),
-      );
-    const last = step === totalSteps || hooks.signal?.aborted === true;
-    await report({
+    const { loss, totalTokens } = await accumulateSft(policy, examples, items, settings);
+    const ids = items.map(({ index }) => examples[index].id);
+    const { gradNorm, learningRate, skipped } = await course.update(step, ids);
+    const ended = await course.end({
       step,
       'train/loss': loss,
       'train/learning_rate': learningRate,
@@ -70,11 +49,32 @@ export async function trainSft(
       'train/skipped': Number(skipped),
       'train/tokens': totalTokens,
       'train/seconds': (performance.now() - begin) / 1000,
-      ...(await evaluateWhenDue(hooks, step, last)),
     });
-    if (last) return { steps: step, history, interrupted: step < totalSteps };
+    if (ended !== null) return ended;
   }
-  return { steps: totalSteps, history, interrupted: false };
+  return course.result();
+}
+
+/** Adds the gradient of a whole step's cross-entropy, micro-batch by micro-batch. @returns the loss, nats a token */
+export async function accumulateSft(
+  policy: Policy,
+  examples: readonly SftTrainingExample[],
+  items: StepPlan['items'],
+  { batchSize, seed }: SftSettings,
+): Promise<{ loss: number; totalTokens: number }> {
+  const totalTokens = items.reduce((sum, { index }) => sum + examples[index].completionIds.length, 0);
+  const microBatches = chunks(items, batchSize);
+  let loss = 0;
+  for (const part of microBatches) {
+    const groups = part.map(({ index, visit }) => ({
+      dropoutKey: { seed, example: examples[index].id, visit },
+      promptIds: examples[index].promptIds,
+      rows: [{ tokenIds: examples[index].completionIds }],
+    }));
+    const batch = { groups, totalRows: items.length, totalTokens, totalMicroBatches: microBatches.length };
+    loss += (await policy.forwardBackward(batch, { kind: 'cross_entropy' })).loss;
+  }
+  return { loss, totalTokens };
 }
 
 /** Mean negative log-likelihood (nats a token) of the examples' replies. */

@@ -1,0 +1,163 @@
+/** What to know before a long run: what it will do, whether it fits, and how long it will take. Nothing is written. */
+import { accessSync, constants, existsSync, statfsSync } from 'node:fs';
+import path from 'node:path';
+import { countParameters } from '../model/config';
+import { adapterBytes, planMemory } from '../model/memory';
+import type { LocalPolicy } from '../policy/local';
+import { defaultMode } from '../runtime/compile';
+import { describeMachine } from '../runtime/machine';
+import { formatBytes } from '../runtime/progress';
+import { binding } from '../runtime/tf';
+import { grpoSettings, polychromicSettings } from './config';
+import type { Experiment } from './config';
+import { openPolicy, prepare, prepareWork } from './prepare';
+import type { Prepared, PrepareOptions, Work } from './prepare';
+
+/** One line of the list. */
+export interface PreflightCheck {
+  name: string;
+  ok: boolean;
+  detail: string;
+}
+
+export interface Preflight {
+  checks: PreflightCheck[];
+  totalSteps: number;
+  /** Of the measured steps, in order, without the first, in which functions are compiled. */
+  stepSeconds: number[];
+  /** Median step x steps; evaluations and saves come on top. */
+  etaSeconds: number;
+  cost: number | null;
+}
+
+const WARM_STEPS = 1;
+const MEASURED_STEPS = 3;
+
+/** The nearest directory on the way to a path that exists. */
+function existingParent(place: string): string {
+  const full = path.resolve(place);
+  return existsSync(full) ? full : existingParent(path.dirname(full));
+}
+
+function outputCheck({ output_dir: directory }: Experiment, resume: boolean): PreflightCheck {
+  const parent = existingParent(directory);
+  const name = 'output';
+  try {
+    accessSync(parent, constants.W_OK);
+  } catch {
+    return { name, ok: false, detail: `${directory}: may not be written to; choose another directory` };
+  }
+  if (existsSync(path.join(directory, 'config.resolved.yaml')) && !resume)
+    return { name, ok: false, detail: `${directory}: holds a run already; --resume it, or choose another` };
+  return { name, ok: true, detail: directory };
+}
+
+/** Room for the checkpoints that are kept, the best, one being written, and the logs. */
+function diskCheck({ experiment }: Prepared, policy: LocalPolicy): PreflightCheck {
+  const { bavail, bsize } = statfsSync(existingParent(experiment.output_dir));
+  const free = bavail * bsize;
+  const { r, target_modules: targets } = policy.adapter?.config ?? { r: 0, target_modules: [] };
+  // An adapter and its two moments each.
+  const needed =
+    (experiment.training.save_total_limit + 2) * 3 * adapterBytes(policy.config, r, targets) + 50e6;
+  const detail = `${formatBytes(needed)} needed, ${formatBytes(free)} free`;
+  return { name: 'disk', ok: needed <= free, detail };
+}
+
+function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy): PreflightCheck {
+  const { batch_size: P, max_length: Tp } = experiment.training;
+  const grpo = experiment.method === 'grpo' ? grpoSettings(experiment) : null;
+  const poly = experiment.method === 'polychromic' ? polychromicSettings(experiment) : null;
+  const own = grpo ?? poly;
+  const G = grpo?.groupSize ?? poly?.generations ?? 1;
+  const Tc = own?.maxNewTokens ?? Math.ceil(Tp / 2);
+  const plan = planMemory(policy.config, { P, G, Tp, Tc }, policy.adapter?.config.r ?? 1);
+  const { memoryAvailableBytes, gpus } = describeMachine();
+  const available = binding.isUsingGpuDevice() ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
+  const held = evaluation.length === 0 ? '' : `, ${evaluation.length} held-out records`;
+  const shape = `P=${P}, G=${G}, up to ${Tp} + ${Tc} tokens${held}`;
+  return {
+    name: 'memory',
+    ok: plan.total <= available,
+    detail: `${formatBytes(plan.total)} planned (${shape}), ${formatBytes(available)} available`,
+  };
+}
+
+function checksOf(prepared: Prepared, policy: LocalPolicy, work: Work, resume: boolean): PreflightCheck[] {
+  const { experiment, records, evaluation, reward } = prepared;
+  const { method, seed, training, model } = experiment;
+  const device = binding.isUsingGpuDevice() ? 'gpu' : 'cpu';
+  const degraded = reward.degraded.length === 0 ? '' : ` (degraded: ${reward.degraded.join('; ')})`;
+  const batch = `${training.batch_size} x ${training.gradient_accumulation_steps} a step`;
+  const fine = (name: string, detail: string): PreflightCheck => ({ name, ok: true, detail });
+  return [
+    fine('config', `${method}, seed ${seed}, learning rate ${training.learning_rate}, ${batch}`),
+    fine(
+      'data',
+      `${records.length} records (${work.count} ${method === 'grpo' ? 'prompts' : 'examples'}), ${evaluation.length} held out`,
+    ),
+    fine('model', `${model}, ${countParameters(policy.config).toLocaleString('en-US')} parameters`),
+    fine('start', experiment.checkpoint_path ?? 'a fresh adapter'),
+    fine('reward', `${reward.name}${degraded}`),
+    fine(
+      'device',
+      `${device}, TensorFlow ${binding.TF_Version}, ${defaultMode()} mode, ${describeMachine().cores} cores`,
+    ),
+    outputCheck(experiment, resume),
+    diskCheck(prepared, policy),
+    memoryCheck(prepared, policy),
+    fine('steps', String(work.totalSteps)),
+  ];
+}
+
+/** Seconds of the first steps, the warm-up left out; the weights that they train are thrown away. */
+async function measureSteps(work: Work, options: PreflightOptions): Promise<number[]> {
+  const controller = new AbortController();
+  const signal =
+    options.signal === undefined ? controller.signal : AbortSignal.any([controller.signal, options.signal]);
+  const seconds: number[] = [];
+  let begin = performance.now();
+  await work.run(
+    { sample: () => undefined, text: () => undefined },
+    {
+      signal,
+      onStep: ({ step }) => {
+        if (step > 0) seconds.push((performance.now() - begin) / 1000);
+        options.onStep?.(Math.min(seconds.length, WARM_STEPS + MEASURED_STEPS), WARM_STEPS + MEASURED_STEPS);
+        if (seconds.length === WARM_STEPS + MEASURED_STEPS) controller.abort();
+        begin = performance.now();
+      },
+    },
+  );
+  options.signal?.throwIfAborted();
+  return seconds.length > WARM_STEPS ? seconds.slice(WARM_STEPS) : seconds;
+}
+
+export interface PreflightOptions extends PrepareOptions {
+  resume?: boolean;
+  pricePerHour?: number;
+  onStep?: (done: number, total: number) => void;
+}
+
+/**
+ * The list, and the time of the run from three measured steps (on the real model, data and reward; in memory only).
+ * @throws ConfigError, DataError, CheckpointError  for what would stop the run before its first step
+ */
+export async function preflight(given: Experiment, options: PreflightOptions = {}): Promise<Preflight> {
+  const prepared = await prepare(given, options);
+  const policy = openPolicy(prepared);
+  try {
+    // Without held-out data no evaluation comes between the measured steps.
+    const work = prepareWork({ ...prepared, evaluation: [] }, policy);
+    const checks = checksOf(prepared, policy, work, options.resume ?? false);
+    const stepSeconds = checks.every(({ ok }) => ok) ? await measureSteps(work, options) : [];
+    const middle = stepSeconds.slice().sort((a, b) => a - b)[stepSeconds.length >> 1] ?? 0;
+    const etaSeconds = middle * work.totalSteps;
+    const { pricePerHour } = options;
+    const cost = pricePerHour === undefined ? null : (pricePerHour * etaSeconds) / 3600;
+    return { checks, totalSteps: work.totalSteps, stepSeconds, etaSeconds, cost };
+  } finally {
+    policy.dispose();
+    if (options.reward === undefined) prepared.reward.dispose?.();
+  }
+}

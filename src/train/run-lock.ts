@@ -1,0 +1,51 @@
+/**
+ * One process at a time in a run directory. The lock is a socket name of Linux's abstract namespace, which the kernel
+ * frees when its process ends, however it ends: a lock file would outlive a `kill -9`. `run.pid` only says who has it.
+ */
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import path from 'node:path';
+import { ConfigError, messageOf } from '../runtime/errors';
+import { errorCode } from '../runtime/files';
+
+const PID_FILE = 'run.pid';
+
+export interface RunLock {
+  release(): void;
+}
+
+function holder(file: string): string {
+  try {
+    return `process ${readFileSync(file, 'utf8').trim()}`;
+  } catch {
+    return 'another process';
+  }
+}
+
+/** @throws ConfigError  when another process, or another run of this one, has the directory */
+export async function lockRun(directory: string): Promise<RunLock> {
+  const place = realpathSync(directory);
+  const server = createServer((connection) => connection.destroy());
+  const name = `\0grpolab-run-${createHash('sha256').update(place).digest('hex')}`;
+  const file = path.join(directory, PID_FILE);
+  try {
+    server.listen(name);
+    await once(server, 'listening');
+  } catch (error) {
+    if (errorCode(error) !== 'EADDRINUSE')
+      throw new ConfigError(`${directory}: cannot be locked: ${messageOf(error)}.`);
+    throw new ConfigError(
+      `${directory}: ${holder(file)} is training here; wait for it, stop it, or give another output directory.`,
+    );
+  }
+  server.unref();
+  writeFileSync(file, `${process.pid}\n`);
+  return {
+    release: () => {
+      rmSync(file, { force: true });
+      server.close();
+    },
+  };
+}
