@@ -1,14 +1,17 @@
 /** Experiment files: YAML with `_base_` inheritance, checked by one strict schema that alone knows the defaults. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { parse } from 'yaml';
 import { z } from 'zod';
 import { ConfigError, messageOf } from '../runtime/errors';
 import { parseStrict } from '../runtime/strict';
+import { parseYaml } from '../runtime/yaml';
 import { LORA_TARGETS } from '../model/peft';
 import type { AdapterConfig } from '../model/peft';
+import { embeddingSchema } from '../rewards/config';
 
 import type { GrpoSettings } from './grpo';
+import { taskSchema } from './own-task';
+import type { PolychromicSettings } from './polychromic';
 import type { SftSettings } from './sft';
 
 const share = z.number().min(0).max(1);
@@ -41,7 +44,24 @@ const trainingSchema = z.strictObject({
   adam_epsilon: positive.default(1e-8),
   max_length: natural.default(512).describe('tokens of prompt and reply'),
   eval_steps: z.int().min(0).default(50).describe('optimiser steps between evaluations; 0: only at the ends'),
+  save_steps: z.int().min(0).default(50).describe('optimiser steps between checkpoints; 0: only at the end'),
+  save_total_limit: natural.default(3).describe('newest checkpoints kept, beside the best one'),
+  early_stopping_patience: z
+    .int()
+    .min(0)
+    .default(3)
+    .describe(
+      'evaluations without a better one (sft: eval/loss, grpo: eval/reward) that end the run; 0: never',
+    ),
+  sample_steps: natural.default(1).describe('rollouts of one step in so many are kept in samples.jsonl'),
+  load_best_model_at_end: z
+    .boolean()
+    .default(true)
+    .describe('the adapter of the best evaluation, not of the last step'),
 });
+
+/** How different texts are: `semantic` mean cosine distance of embeddings, `self_bleu` 1 - self-BLEU-4, `distinct_2`. */
+const distance = z.enum(['semantic', 'self_bleu', 'distinct_2']).default('semantic');
 
 const grpoSchema = z.strictObject({
   n_generations: z.int().min(2).default(4).describe('completions a prompt'),
@@ -52,7 +72,10 @@ const grpoSchema = z.strictObject({
   min_new_tokens: z.int().min(0).default(0),
   kl_coeff: z.number().min(0).default(0.1).describe('beta, weight of the KL to the warm start'),
   kl_bias_correction: z.boolean().default(true).describe('k3 times the ratio, as TRL'),
-  loss_type: z.enum(['grpo', 'dr_grpo', 'bnpo', 'dapo']).default('grpo'),
+  loss_type: z
+    .enum(['grpo', 'dr_grpo', 'bnpo', 'dapo'])
+    .default('grpo')
+    .describe("bnpo divides by a micro-batch's tokens, as TRL: it depends on batch_size; the others do not"),
   epsilon: positive.default(0.2).describe('the ratio is clipped below 1 - epsilon'),
   epsilon_high: positive.optional().describe('and above 1 + epsilon_high; default: epsilon'),
   delta: positive.optional().describe('two-sided clipping: upper bound of the unclipped ratio'),
@@ -61,14 +84,57 @@ const grpoSchema = z.strictObject({
   scale_rewards: z.enum(['group', 'batch', 'none']).default('group'),
   advantage_clip: positive.default(10),
   mask_truncated_completions: z.boolean().default(false),
+  max_resamples: z.int().min(0).default(0).describe('times that a group of equal rewards is drawn again'),
+  diversity_weight: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe("weight of a group's diversity as a reward of the set (polychromic GRPO)"),
+  diversity_distance: distance,
   loss_temperature: positive.optional().describe('of the log-probabilities; default: temperature, as TRL'),
+});
+
+const polychromicSchema = z.strictObject({
+  lambda: z.number().default(0.3).describe('weight of the diversity of own completions'),
+  n_generations: z.int().min(2).default(3).describe('completions a prompt'),
+  temperature: positive.default(0.9),
+  top_p: positive
+    .max(1)
+    .default(1)
+    .describe(
+      'has to be 1: the gradient needs the probabilities of what was drawn, over the whole vocabulary',
+    ),
+  max_new_tokens: natural.default(100),
+  distance,
+  credit: z
+    .enum(['leave_one_out', 'pairs'])
+    .default('leave_one_out')
+    .describe('pairs (semantic only): unbiased too, but noisier'),
+  every: natural.default(5).describe('optimiser steps between diversity terms'),
+  max_examples: natural.default(4).describe('examples of a step whose prompts are sampled'),
+});
+
+const evaluationSchema = z.strictObject({
+  n_generations: z
+    .int()
+    .min(0)
+    .default(4)
+    .describe('replies a held-out prompt at each evaluation; 0: no replies, only the loss of sft'),
+  temperature: positive.default(0.7),
+  top_p: positive.max(1).default(0.9),
+  max_new_tokens: natural.default(100),
+  max_prompts: natural.default(32),
 });
 
 /** One experiment. */
 export const experimentSchema = z
   .strictObject({
-    method: z.enum(['sft', 'grpo']),
+    method: z.enum(['sft', 'polychromic', 'grpo']),
     model: z.string().default('data/model').describe('directory of a Hugging Face model, or a hub id'),
+    warm_start: z
+      .string()
+      .optional()
+      .describe('experiment file of phase 1, from this file; train --phases 1,2 runs it first'),
     checkpoint_path: z.string().optional().describe('PEFT adapter to start from; the reference of grpo'),
     data: z.strictObject({
       train: z.string().describe('JSONL records'),
@@ -80,18 +146,42 @@ export const experimentSchema = z
     seed: z.int().min(0).default(42),
     reward: z
       .string()
-      .default('heuristic')
-      .describe('heuristic, sharp, a YAML file, or a directory of train-reward'),
+      .optional()
+      .describe('heuristic (the default), sharp, a YAML file, or a directory of train-reward'),
+    task: taskSchema.optional().describe('prompts and reward of your own, in place of replies to tweets'),
     lora: loraSchema.optional().describe('a fresh adapter; with checkpoint_path, that of the checkpoint'),
     training: trainingSchema.default(trainingSchema.parse({})),
+    polychromic: polychromicSchema.optional(),
     grpo: grpoSchema.optional(),
+    embedding: embeddingSchema.prefault({ kind: 'lexical' }).describe('of semantic diversity'),
+    evaluation: evaluationSchema.prefault({}),
   })
   .superRefine((config, context) => {
-    if (config.method === 'sft' && config.grpo !== undefined)
+    if (config.task !== undefined && config.reward !== undefined)
       context.addIssue({
         code: 'custom',
-        path: ['grpo'],
-        message: 'belongs to method: grpo; remove it, or change the method',
+        path: ['reward'],
+        message: `is ${config.reward}, but the task has a reward of its own (task.reward); remove one of them`,
+      });
+    for (const method of ['polychromic', 'grpo'] as const)
+      if (config.method !== method && config[method] !== undefined)
+        context.addIssue({
+          code: 'custom',
+          path: [method],
+          message: `belongs to method: ${method}; remove it, or change the method`,
+        });
+    const { polychromic } = config;
+    if (polychromic?.top_p !== undefined && polychromic.top_p !== 1)
+      context.addIssue({
+        code: 'custom',
+        path: ['polychromic', 'top_p'],
+        message: `is ${polychromic.top_p}; expected 1, since the gradient needs log-probabilities of what was drawn`,
+      });
+    if (polychromic?.credit === 'pairs' && polychromic.distance !== 'semantic')
+      context.addIssue({
+        code: 'custom',
+        path: ['polychromic', 'credit'],
+        message: `is pairs, but ${polychromic.distance} is no mean over pairs; use distance: semantic, or credit: leave_one_out`,
       });
     if (config.grpo !== undefined && config.grpo.min_new_tokens > config.grpo.max_new_tokens)
       context.addIssue({
@@ -99,7 +189,12 @@ export const experimentSchema = z
         path: ['grpo', 'min_new_tokens'],
         message: `is ${config.grpo.min_new_tokens}, above max_new_tokens (${config.grpo.max_new_tokens}); lower it`,
       });
-  });
+  })
+  .transform(({ task, reward, ...rest }) =>
+    task === undefined
+      ? { ...rest, task, reward: reward ?? 'heuristic' }
+      : { ...rest, task, reward: undefined },
+  );
 
 export type Experiment = z.output<typeof experimentSchema>;
 
@@ -114,8 +209,12 @@ const grpoTraining: Tree = {
     gradient_accumulation_steps: 8,
     learning_rate: 1e-5,
     warmup_ratio: 0.05,
+    early_stopping_patience: 5,
   },
 };
+
+/** And its polychromic training. */
+const polychromicTraining: Tree = { training: { batch_size: 2, gradient_accumulation_steps: 8 } };
 
 const isTree = (value: unknown): value is Tree =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -133,17 +232,21 @@ function readTree(file: string, seen: readonly string[] = []): Tree {
   const full = path.resolve(file);
   if (seen.includes(full))
     throw new ConfigError(`${file}: _base_ leads back to this file; remove one _base_`);
-  let value: unknown;
+  let text: string;
   try {
-    value = parse(readFileSync(full, 'utf8'));
+    text = readFileSync(full, 'utf8');
   } catch (error) {
     throw new ConfigError(
       `${file}: expected a YAML file, found none that can be read (${messageOf(error).split('\n')[0]})`,
     );
   }
+  const value = parseYaml(text, file);
   if (!isTree(value))
     throw new ConfigError(`${file}: expected keys and values, found ${JSON.stringify(value)}`);
   const { _base_: base, ...own } = value;
+  const { task } = own;
+  if (isTree(task) && typeof task.reward === 'string')
+    own.task = { ...task, reward: path.resolve(path.dirname(full), task.reward) };
   if (base === undefined) return own;
   if (typeof base !== 'string')
     throw new ConfigError(`${file}: _base_ is ${JSON.stringify(base)}; expected a file name`);
@@ -155,7 +258,9 @@ function readTree(file: string, seen: readonly string[] = []): Tree {
  * @throws ConfigError  naming every bad key; an unknown one with the nearest known one
  */
 export function parseExperiment(tree: Record<string, unknown>, where = 'experiment'): Experiment {
-  const full = tree.method === 'grpo' ? merge(grpoTraining, tree) : tree;
+  const own =
+    tree.method === 'grpo' ? grpoTraining : tree.method === 'polychromic' ? polychromicTraining : {};
+  const full = merge(own, tree);
   return parseStrict(experimentSchema, full, where);
 }
 
@@ -164,23 +269,23 @@ function assignment(text: string): Tree {
   const at = text.indexOf('=');
   if (at < 1) throw new ConfigError(`--set ${text}: expected key=value, such as training.learning_rate=1e-4`);
   const keys = text.slice(0, at).split('.');
-  let value: unknown;
-  try {
-    value = parse(text.slice(at + 1));
-  } catch (error) {
-    throw new ConfigError(`--set ${text}: the value is not YAML (${messageOf(error).split('\n')[0]})`);
-  }
+  const value = parseYaml(text.slice(at + 1), `--set ${text.slice(0, at)}`);
   return keys.reduceRight<unknown>((inner, key) => ({ [key]: inner }), value) as Tree;
 }
 
 /**
- * Reads an experiment file with its bases; paths inside are relative to the working directory.
+ * Reads an experiment file with its bases; paths inside are relative to the working directory, but for `_base_`,
+ * `warm_start` and `task.reward`, which are relative to the file.
  * @param overrides  `a.b=value`, applied last, in order
  * @throws ConfigError  naming file and key; an unknown key with the nearest known one
  */
 export function loadExperiment(file: string, overrides: readonly string[] = []): Experiment {
   const tree = overrides.map(assignment).reduce(merge, readTree(file));
-  return parseExperiment(tree, file);
+  const experiment = parseExperiment(tree, file);
+  const { warm_start: first } = experiment;
+  return first === undefined
+    ? experiment
+    : { ...experiment, warm_start: path.join(path.dirname(file), first) };
 }
 
 function optimiserOf({ training }: Experiment) {
@@ -203,6 +308,27 @@ export function sftSettings(experiment: Experiment): SftSettings {
   return { ...optimiserOf(experiment), seed: experiment.seed };
 }
 
+export function polychromicSettings(experiment: Experiment): PolychromicSettings {
+  const polychromic = experiment.polychromic ?? polychromicSchema.parse({});
+  return {
+    ...sftSettings(experiment),
+    lambda: polychromic.lambda,
+    diversityEvery: polychromic.every,
+    diversityExamples: polychromic.max_examples,
+    generations: polychromic.n_generations,
+    temperature: polychromic.temperature,
+    topP: polychromic.top_p,
+    maxNewTokens: polychromic.max_new_tokens,
+    credit: polychromic.credit,
+  };
+}
+
+/** The distance that an experiment's training uses. */
+export function distanceOf({ polychromic, grpo, method }: Experiment): z.output<typeof distance> {
+  const chosen = method === 'grpo' ? grpo?.diversity_distance : polychromic?.distance;
+  return chosen ?? 'semantic';
+}
+
 export function grpoSettings(experiment: Experiment): GrpoSettings {
   const grpo = experiment.grpo ?? grpoSchema.parse({});
   return {
@@ -219,6 +345,8 @@ export function grpoSettings(experiment: Experiment): GrpoSettings {
     advantageScale: grpo.scale_rewards,
     advantageClip: grpo.advantage_clip,
     maskTruncated: grpo.mask_truncated_completions,
+    maxResamples: grpo.max_resamples,
+    diversityWeight: grpo.diversity_weight,
     loss: {
       kind: 'grpo',
       type: grpo.loss_type,

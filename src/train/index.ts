@@ -1,9 +1,17 @@
 /** Training loops and what a run leaves behind. */
 
+export * from './checkpoint';
 export * from './config';
 export * from './grpo';
+export * from './held-out';
 export * from './loop';
+export * from './monitor';
+export * from './own-task';
+export * from './polychromic';
+export * from './prepare';
+export * from './rollouts';
 export * from './run';
 export * from './run-directory';
 export * from './schedule';
 export * from './sft';
+export * from './task';
