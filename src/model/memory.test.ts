@@ -72,6 +72,15 @@ describe('the memory plan', () => {
     expect(apart / shared).toBeGreaterThan(4);
   });
 
+  it("counts one layer and the layers' inputs when layers are recomputed", () => {
+    const N = 2 * 96 + 8 * 112; // 100 padded to 112
+    const layer = activationBytes({ ...qwen8b, numHiddenLayers: 1 }, shape, 16);
+    expect(activationBytes(qwen8b, shape, 16)).toBe(36 * layer);
+    expect(activationBytes(qwen8b, shape, 16, true)).toBe(layer + 4 * 36 * N * 4096);
+    const [kept, recomputed] = [planMemory(qwen8b, shape, 16), planMemory(qwen8b, shape, 16, true)];
+    expect(kept.total - recomputed.total).toBe(kept.activations - recomputed.activations);
+  });
+
   it('bounds the output layer, however long the batch', () => {
     expect(headBytes(qwen8b, { ...shape, P: 1000 })).toBe(headBytes(qwen8b, { ...shape, P: 64 }));
   });

@@ -5,6 +5,7 @@ import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import { gatherRows, rmsNorm, rotaryTable, rotate, tokenLogProbs, writeRows, writeRowsCopy } from './ops';
+import type { OutputHead } from './ops';
 
 function normal(name: string, shape: number[]): Tensor {
   const random = new Random(1, name);
@@ -41,11 +42,37 @@ function headResults(
   return values;
 }
 
+/** d/dh of a weighted sum of log-probabilities. */
+function hiddenGradient(h: Tensor, targets: Tensor, head: OutputHead, limit?: number): Float32Array {
+  const weights = tf.range(1, h.shape[0] + 1, 1, 'float32');
+  const run = compile('head', (hidden) => [
+    tf.grad((a: Tensor) => tf.sum(tf.mul(tokenLogProbs(a, targets, head, 0.7, limit).logProbs, weights)))(
+      hidden,
+    ),
+  ]);
+  const [gradient] = run(h);
+  run.dispose();
+  return gradient.dataSync() as Float32Array;
+}
+
 describe('tokenLogProbs', () => {
   const [tokens, hidden, vocabulary] = [11, 6, 40];
   const targets = tf.tensor1d(
     Array.from({ length: tokens }, (_, i) => (7 * i) % vocabulary),
     'int32',
+  );
+
+  it.each([false, true])(
+    'gives a frozen head the gradient of a trained one (transposed: %s)',
+    (transposed) => {
+      const h = normal('h', [tokens, hidden]);
+      const matrix = normal('w', transposed ? [vocabulary, hidden] : [hidden, vocabulary]);
+      const expected = hiddenGradient(h, targets, { matrix, transposed, trainable: true });
+      for (const limit of [undefined, 1, 3 * vocabulary]) {
+        const actual = hiddenGradient(h, targets, { matrix, transposed, trainable: false }, limit);
+        expect(largestDifference(actual, expected)).toBeLessThan(2e-5);
+      }
+    },
   );
 
   it.each([false, true])(

@@ -15,6 +15,61 @@ function saveOf(args: readonly unknown[]): (tensors: Tensor[]) => void {
   return args[args.length - 1] as (tensors: Tensor[]) => void;
 }
 
+/**
+ * The same values, but not before `after` is there: each tensor times a one that is computed from `after`. TensorFlow
+ * merges equal nodes of a graph, so what shall be computed twice, to save memory between, must look different the second
+ * time; a comparison of values is what its optimiser cannot see through. (A NaN in `after` gives zeros; the gradients
+ * that go with it are NaN already.)
+ *
+ * @param after  float32, any shape
+ */
+function delayed(tensors: readonly Tensor[], after: Tensor): Tensor[] {
+  const first = tf.slice(tf.reshape(after, [after.size]), [0], [1]);
+  const isNumber = tf.greaterEqual(tf.abs(first), 0);
+  return tensors.map((tensor) => {
+    const one = tf.reshape(tf.cast(isNumber, tensor.dtype), new Array<number>(tensor.rank).fill(1));
+    return tf.mul(tensor, one);
+  });
+}
+
+/** d f / d inputs, times dy, inside the backward pass of another gradient: tfjs has one tape, which this puts aside. */
+function innerGradients(f: () => Tensor, inputs: Tensor[], dy: Tensor): Tensor[] {
+  const { state } = tf.engine();
+  const outer = state.activeTape;
+  try {
+    return tf.grads(f)(inputs, dy);
+  } finally {
+    state.activeTape = outer;
+  }
+}
+
+/**
+ * f(x), of which only x is kept for the backward pass: it computes f again (Chen et al. 2016, arXiv 1604.06174).
+ *
+ * @param f          uses no tensors of the forward pass but its arguments
+ * @param constants  handed to f; not differentiated
+ * @param variables  what f uses beside its arguments and needs gradients
+ */
+export function recomputed(
+  f: (x: Tensor, constants: Tensor[]) => Tensor,
+  x: Tensor,
+  constants: Tensor[],
+  variables: Tensor[],
+): Tensor {
+  const op = tf.customGrad((...args) => {
+    saveOf(args)([x, ...constants]);
+    return {
+      value: f(x, constants),
+      gradFunc: (dy: Tensor, saved: Tensor[]) =>
+        tf.tidy(() => {
+          const [again, ...rest] = delayed(saved, dy);
+          return innerGradients(() => f(again, rest), [again, ...variables], dy);
+        }),
+    };
+  });
+  return op(x, ...variables);
+}
+
 /** TensorFlow's GatherV2; tfjs's own gather checks its indices on the host at every call. */
 function gatherOp(table: Tensor, indices: Tensor, axis: number, batchDims = 0): Tensor {
   const attributes = [
@@ -150,7 +205,7 @@ export interface OutputHead {
   trainable: boolean;
 }
 
-/** log softmax's parts of one chunk: log-probability of the target, entropy, probabilities. */
+/** log softmax's parts of one chunk: log-probability of the target and entropy [2, n], probabilities [n, V]. */
 function headForward(h: Tensor, targets: Tensor, head: OutputHead, temperature: number) {
   const logits = tf.div(project(h, head.matrix, head.transposed), temperature);
   const max = tf.max(logits, -1, true);
@@ -164,36 +219,30 @@ function headForward(h: Tensor, targets: Tensor, head: OutputHead, temperature: 
   return { value: tf.stack([logProbs, entropy]), probabilities };
 }
 
-/**
- * d log p(target) / d h = (W[:, target] - W p) / T, so no [N, V] one-hot is formed; with a trained matrix
- * d / d W = h^T (onehot - p) / T is needed too.
- */
-function headBackward(
-  dy: Tensor,
-  h: Tensor,
-  probabilities: Tensor,
-  targets: Tensor,
-  head: OutputHead,
-  temperature: number,
-): { dh: Tensor; dw: Tensor | null } {
-  const scale = tf.div(tf.expandDims(dy, 1), temperature);
+/** T d log p(target) / d h = W[:, target] - W p: [n, H]. No [n, V] one-hot is formed. */
+function headDirection(probabilities: Tensor, targets: Tensor, head: OutputHead): Tensor {
   const targetRows = head.transposed
     ? gatherOp(head.matrix, targets, 0)
     : gatherColumns(head.matrix, targets);
-  const expected = project(probabilities, head.matrix, !head.transposed);
-  const dh = tf.mul(tf.sub(targetRows, expected), scale);
-  if (!head.trainable) return { dh, dw: null };
-  const vocabulary = head.transposed ? head.matrix.shape[0] : head.matrix.shape[1];
-  const dz = tf.mul(tf.sub(tf.oneHot(targets as never, vocabulary as number), probabilities), scale);
-  const dw = head.transposed
-    ? tf.matMul(dz as never, h as never, true)
-    : tf.matMul(h as never, dz as never, true);
-  return { dh, dw };
+  return tf.sub(targetRows, project(probabilities, head.matrix, !head.transposed));
+}
+
+/** d / d W = h^T (onehot - p) * scale, in the matrix's own layout; scale [n, 1] is the incoming gradient / T. */
+function headMatrixGradient(
+  scale: Tensor,
+  h: Tensor,
+  probabilities: Tensor,
+  targets: Tensor,
+  { matrix, transposed }: OutputHead,
+): Tensor {
+  const vocabulary = matrix.shape[transposed ? 0 : 1] as number;
+  const dz = tf.mul(tf.sub(tf.oneHot(targets as never, vocabulary), probabilities), scale);
+  return transposed ? tf.matMul(dz as never, h as never, true) : tf.matMul(h as never, dz as never, true);
 }
 
 /**
- * Tokens of each chunk of the head. Above `limit` logits it runs in chunks and recomputes its logits in the backward pass;
- * TensorFlow may run as many chunks at once as it has threads, so together they keep to the limit.
+ * Tokens of each chunk of the head. Above `limit` logits it runs in chunks; TensorFlow may run as many at once as it has
+ * threads, so together they keep to the limit.
  */
 function chunkSizes(tokens: number, vocabulary: number, limit: number): number[] {
   if (tokens * vocabulary <= limit) return [tokens];
@@ -203,7 +252,9 @@ function chunkSizes(tokens: number, vocabulary: number, limit: number): number[]
 
 /**
  * Log-probabilities of given tokens, and entropies, of softmax(h W / temperature), without keeping the logits of a large
- * batch: tokens go through the head in chunks.
+ * batch: tokens go through the head in chunks, and what the gradient in `h` needs, [N, H], is computed at once (where no
+ * gradient is taken, TensorFlow drops it). Only a trained matrix needs the probabilities again: of a single chunk they
+ * are kept, of several computed once more.
  *
  * @param h        [N, H]
  * @param targets  [N] int32
@@ -218,38 +269,48 @@ export function tokenLogProbs(
   limit = MAX_LOGITS,
 ): { logProbs: Tensor; entropies: Tensor } {
   const tokens = h.shape[0];
-  const vocabulary = head.transposed ? head.matrix.shape[0] : (head.matrix.shape[1] as number);
-  const sizes = chunkSizes(tokens, vocabulary, limit);
-  const recompute = sizes.length > 1;
-  const inputs = head.trainable ? [h, head.matrix] : [h];
+  const sizes = chunkSizes(tokens, head.matrix.shape[head.transposed ? 0 : 1] as number, limit);
+  const chunks = (x: Tensor): Tensor[] => tf.split(x, sizes, 0);
   const op = tf.customGrad((...args) => {
-    const hidden = args[0] as Tensor;
-    const targetParts = tf.split(targets, sizes, 0);
-    const forward = tf
-      .split(hidden, sizes, 0)
-      .map((h0, i) => headForward(h0, targetParts[i], head, temperature));
-    saveOf(args)(recompute ? [hidden, targets] : [hidden, targets, forward[0].probabilities]);
+    const ids = chunks(targets);
+    const forward = chunks(args[0] as Tensor).map((h0, i) =>
+      tf.tidy(() => {
+        const { value, probabilities } = headForward(h0, ids[i], head, temperature);
+        const direction = headDirection(probabilities, ids[i], head);
+        return head.trainable && sizes.length === 1
+          ? { value, direction, probabilities }
+          : { value, direction };
+      }),
+    );
+    const concat = (key: 'value' | 'direction', axis: number): Tensor =>
+      tf.concat(
+        forward.map((part) => part[key]),
+        axis,
+      );
+    const needed = [concat('direction', 0)];
+    if (head.trainable) needed.push(args[0] as Tensor, targets);
+    if (forward[0].probabilities !== undefined) needed.push(forward[0].probabilities);
+    saveOf(args)(needed);
     return {
-      value: tf.concat(
-        forward.map((f) => f.value),
-        1,
-      ),
+      value: concat('value', 1),
       gradFunc: (dy: Tensor, saved: Tensor[]) => {
-        const dys = tf.split(tf.squeeze(tf.slice(dy, [0, 0], [1, tokens]), [0]), sizes, 0);
-        const ids = tf.split(saved[1], sizes, 0);
-        const back = tf.split(saved[0], sizes, 0).map((h0, i) => {
-          const p = recompute ? headForward(h0, ids[i], head, temperature).probabilities : saved[2];
-          return headBackward(dys[i], h0, p, ids[i], head, temperature);
-        });
-        const dh = tf.concat(
-          back.map((b) => b.dh),
-          0,
-        );
-        return head.trainable ? [dh, tf.addN(back.map((b) => b.dw as Tensor))] : [dh];
+        const scale = tf.div(tf.reshape(tf.slice(dy, [0, 0], [1, tokens]), [tokens, 1]), temperature);
+        const dh = tf.mul(saved[0], scale);
+        return head.trainable ? [dh, matrixGradient(scale, saved)] : [dh];
       },
     };
   });
-  const both = op(...inputs);
-  const [logProbs, entropies] = tf.unstack(both);
+  const matrixGradient = (scale: Tensor, [, h1, targets1, kept]: Tensor[]): Tensor => {
+    const [again] = kept === undefined ? delayed([h1], scale) : [h1];
+    const [scales, ids] = [chunks(scale), chunks(targets1)];
+    const parts = chunks(again).map((h0, i) =>
+      tf.tidy(() => {
+        const p = kept ?? headForward(h0, ids[i], head, temperature).probabilities;
+        return headMatrixGradient(scales[i], h0, p, ids[i], head);
+      }),
+    );
+    return tf.addN(parts);
+  };
+  const [logProbs, entropies] = tf.unstack(op(...(head.trainable ? [h, head.matrix] : [h])));
   return { logProbs, entropies };
 }

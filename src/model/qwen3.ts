@@ -10,7 +10,8 @@ import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { ModelConfig } from './config';
 import type { LoraAdapter, LoraModule } from './lora';
-import { gatherRows, rmsNorm, rotaryTable, rotate, silu } from './ops';
+import { LORA_TARGETS } from './peft';
+import { gatherRows, recomputed, rmsNorm, rotaryTable, rotate, silu } from './ops';
 import type { OutputHead } from './ops';
 
 /** Weights of one layer; matrices are [in, out]. */
@@ -43,7 +44,10 @@ export interface Network {
   config: ModelConfig;
   weights: QwenWeights;
   adapter: LoraAdapter | null;
-  dropout?: AdapterDropout;
+  /** `apply` takes the keys as an argument: a layer that is computed twice gets them twice. */
+  dropout?: { keys: Tensor; apply: (keys: Tensor) => AdapterDropout };
+  /** Keep only each layer's input for the backward pass, which then computes the layer again. Values do not change. */
+  recompute?: boolean;
 }
 
 /** Keys and values of one layer, each [B, kvHeads, T, D]. */
@@ -76,7 +80,7 @@ function linear(net: Network, x: Tensor, w: Tensor, layer: number, modules: read
   const parts = modules.map((module, i) => {
     const f = factors[i];
     if (f === undefined) return tf.zeros([x.shape[0], widths[i]]);
-    const input = dropout === undefined ? x : dropout(x, layer, module);
+    const input = dropout === undefined ? x : dropout.apply(dropout.keys)(x, layer, module);
     return tf.matMul(tf.matMul(input as never, f.a as never), f.b as never) as Tensor;
   });
   const delta = parts.length === 1 ? parts[0] : tf.concat(parts, 1);
@@ -224,6 +228,83 @@ export function forwardPrompts(net: Network, prompt: PromptBatch): { hidden: Ten
   return { hidden: rmsNorm(x, net.weights.finalNorm, net.config.rmsNormEps), cache };
 }
 
+/** What all layers of a pass over prompts and completions share; the tensors are constants of the pass. */
+interface SharedPass {
+  cos: Tensor;
+  sin: Tensor;
+  /** [P, 1, 1, Tp, Tp] */
+  bias: Tensor;
+  /** [P, 1, 1, 1, 1, Tp] */
+  promptBias: Tensor;
+  /** [Tc, Tc] */
+  ownBias: Tensor;
+}
+
+/** One layer on P prompts and P*G completions: [P*Tp + P*G*Tc, H] -> the same. */
+function sharedLayer(net: Network, x: Tensor, layer: number, pass: SharedPass): Tensor {
+  const { bias, promptBias, ownBias } = pass;
+  const [prompts, tp] = [bias.shape[0], bias.shape[3] as number];
+  const nPrompt = prompts * tp;
+  const nCompletion = x.shape[0] - nPrompt;
+  const rows = nCompletion / ownBias.shape[0];
+  const split = (y: Tensor): [Tensor, Tensor] => {
+    const [a, b] = tf.split(y, [nPrompt, nCompletion], 0);
+    return [splitRows(a, prompts), splitRows(b, rows)];
+  };
+  const { queries, keys, values } = projectQkv(net, x, layer, pass);
+  const [qp, qc] = split(queries);
+  const [kp, kc] = split(keys);
+  const [vp, vc] = split(values);
+  const shared = { keys: kp, values: vp };
+  const own = { keys: kc, values: vc };
+  const attended = tf.concat(
+    [
+      joinRows(attendPrompt(net.config, qp, shared, bias)),
+      joinRows(attendCompletion(net.config, qc, shared, own, promptBias, ownBias)),
+    ],
+    0,
+  );
+  return finishLayer(net, x, attended, layer);
+}
+
+/** What is trained of a layer: its adapter's factors, or its weights. */
+function layerVariables({ weights, adapter }: Network, layer: number): Tensor[] {
+  const factors = LORA_TARGETS.map((module) => adapter?.get(layer, module));
+  const own = [
+    ...factors.flatMap((f) => (f === undefined ? [] : [f.a, f.b])),
+    ...Object.values(weights.layers[layer]),
+  ];
+  return own.filter((tensor: Tensor) => tensor instanceof tf.Variable && tensor.trainable);
+}
+
+/** As `sharedLayer`, keeping only `x` for the backward pass. */
+function recomputedLayer(net: Network, x: Tensor, layer: number, pass: SharedPass): Tensor {
+  const { cos, sin, bias, promptBias, ownBias } = pass;
+  const { dropout } = net;
+  const run = (input: Tensor, constants: Tensor[]): Tensor => {
+    const [c, s, b, p, o, keys] = constants;
+    const own = dropout === undefined ? net : { ...net, dropout: { ...dropout, keys } };
+    return sharedLayer(own, input, layer, { cos: c, sin: s, bias: b, promptBias: p, ownBias: o });
+  };
+  const keys = dropout === undefined ? [] : [dropout.keys];
+  return recomputed(run, x, [cos, sin, bias, promptBias, ownBias, ...keys], layerVariables(net, layer));
+}
+
+/**
+ * The states before each completion's tokens: the last of its prompt, then its own but the last.
+ * @param x  [P*Tp + P*G*Tc, H] -> [P*G*Tc, H]
+ */
+function statesBefore(x: Tensor, prompts: number, tp: number, rows: number, tc: number): Tensor {
+  const hidden = x.shape[1] as number;
+  const [xp, xc] = tf.split(x, [prompts * tp, rows * tc], 0);
+  const last = tf.slice(tf.reshape(xp, [prompts, tp, hidden]), [0, tp - 1, 0], [prompts, 1, hidden]);
+  const copies = tf.mul(tf.reshape(last, [prompts, 1, 1, hidden]), tf.ones([1, rows / prompts, 1, 1]));
+  const first = tf.reshape(copies, [rows, 1, hidden]);
+  if (tc === 1) return tf.reshape(first, [rows, hidden]);
+  const others = tf.slice(tf.reshape(xc, [rows, tc, hidden]), [0, 0, 0], [rows, tc - 1, hidden]);
+  return tf.reshape(tf.concat([first, others], 1), [rows * tc, hidden]);
+}
+
 /**
  * Prompts with their completions, prompts computed once. Prompts must be padded on the left.
  *
@@ -240,49 +321,17 @@ export function forwardSharedPrefix(
   const { config, weights } = net;
   const [prompts, tp] = prompt.ids.shape as [number, number];
   const [rows, tc] = completionIds.shape as [number, number];
-  const [nPrompt, nCompletion] = [prompts * tp, rows * tc];
-  const bias = promptSelfBias(prompt);
-  const promptBias = tf.reshape(paddingBias(prompt.mask), [prompts, 1, 1, 1, 1, tp]);
-  const ownBias = causalBias(tc);
   const positions = tf.concat([flat(prompt.positions), flat(completionPositions)], 0);
-  const rotary = rotaryTable(positions, config.headDim, config.ropeTheta);
+  const pass = {
+    ...rotaryTable(positions, config.headDim, config.ropeTheta),
+    bias: promptSelfBias(prompt),
+    promptBias: tf.reshape(paddingBias(prompt.mask), [prompts, 1, 1, 1, 1, tp]),
+    ownBias: causalBias(tc),
+  };
+  const runLayer = net.recompute === true ? recomputedLayer : sharedLayer;
   let x = gatherRows(weights.embedding, tf.concat([flat(prompt.ids), flat(completionIds)], 0));
-  for (let layer = 0; layer < config.numHiddenLayers; layer++) {
-    const { queries, keys, values } = projectQkv(net, x, layer, rotary);
-    const split = (y: Tensor): [Tensor, Tensor] => {
-      const [a, b] = tf.split(y, [nPrompt, nCompletion], 0);
-      return [splitRows(a, prompts), splitRows(b, rows)];
-    };
-    const [qp, qc] = split(queries);
-    const [kp, kc] = split(keys);
-    const [vp, vc] = split(values);
-    const shared = { keys: kp, values: vp };
-    const attended = tf.concat(
-      [
-        joinRows(attendPrompt(config, qp, shared, bias)),
-        joinRows(attendCompletion(config, qc, shared, { keys: kc, values: vc }, promptBias, ownBias)),
-      ],
-      0,
-    );
-    x = finishLayer(net, x, attended, layer);
-  }
-  const [xp, xc] = tf.split(x, [nPrompt, nCompletion], 0);
-  const hidden = config.hiddenSize;
-  const last = tf.slice(tf.reshape(xp, [prompts, tp, hidden]), [0, tp - 1, 0], [prompts, 1, hidden]);
-  const group = rows / prompts;
-  const first = tf.reshape(tf.mul(tf.reshape(last, [prompts, 1, 1, hidden]), tf.ones([1, group, 1, 1])), [
-    rows,
-    1,
-    hidden,
-  ]);
-  const before =
-    tc === 1
-      ? first
-      : tf.concat(
-          [first, tf.slice(tf.reshape(xc, [rows, tc, hidden]), [0, 0, 0], [rows, tc - 1, hidden])],
-          1,
-        );
-  return rmsNorm(tf.reshape(before, [rows * tc, hidden]), weights.finalNorm, config.rmsNormEps);
+  for (let layer = 0; layer < config.numHiddenLayers; layer++) x = runLayer(net, x, layer, pass);
+  return rmsNorm(statesBefore(x, prompts, tp, rows, tc), weights.finalNorm, config.rmsNormEps);
 }
 
 /** The caches of a decoding batch: prompts' keys and values once a group, completions' in rows [B*kv*T, D]. */
