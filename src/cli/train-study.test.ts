@@ -98,6 +98,42 @@ describe('grpolab train --phases --seeds', () => {
     expect(a.equals(b)).toBe(false);
   });
 
+  it('refuses a phase 1 that has not ended, and phases that would write to one place', async () => {
+    const { config, root } = study();
+    await runCli(['train', '--config', config, '--phases', '1', '--quiet']);
+    const state = join(root, 'warm', 'seed_42', 'trainer_state.json');
+    writeFileSync(state, readFileSync(state, 'utf8').replace('"interrupted": false', '"interrupted": true'));
+    const early = await runCli(['train', '--config', config, '--phases', '2', '--quiet']);
+    expect([early.code, early.stderr]).toEqual([
+      2,
+      expect.stringContaining('phase 1 has not ended there, and phase 2 starts from it'),
+    ]);
+    const same = await runCli([
+      'train',
+      '--config',
+      config,
+      '--phases',
+      '1,2',
+      '--set',
+      `output_dir=${join(root, 'warm')}`,
+    ]);
+    expect([same.code, same.stderr]).toEqual([2, expect.stringContaining('both phases would write to')]);
+    const other = await runCli([
+      'train',
+      '--config',
+      config,
+      '--phases',
+      '1,2',
+      '--set',
+      'lora.r=2',
+      '--dry-run',
+    ]);
+    expect([other.code, other.stderr]).toEqual([
+      2,
+      expect.stringContaining('lora.r is 2, but the adapter in checkpoint_path has 16'),
+    ]);
+  });
+
   it.each([
     [['--phases', '3'], /--phases is "3"; expected 1, 2 or 1,2/],
     [['--phases', '1,1'], /--phases is "1,1"/],
@@ -107,7 +143,7 @@ describe('grpolab train --phases --seeds', () => {
       ['--phases', '1,2', '--data', '.'],
       /\.: has no train_phase1_sft.jsonl; expected a directory that grpolab split wrote/,
     ],
-    [['--phases', '2'], /warm.seed_42/],
+    [['--phases', '2'], /warm.seed_42: phase 1 has not ended there/],
     [['--price-per-hour', '2'], /--price-per-hour belongs to --dry-run/],
   ])('refuses %j in one line', async (extra, message) => {
     const { config } = study();
@@ -239,6 +275,43 @@ describe('a run directory', () => {
     writeFileSync(join(split, 'train_phase1_sft.jsonl'), jsonLines(records.slice(1, 5)));
     const other = await runCli([...argv, '--resume']);
     expect([other.code, other.stderr]).toEqual([2, expect.stringContaining('the training data is not what')]);
+  });
+
+  it('that holds what others have written is left alone', async () => {
+    const { root } = study();
+    for (const make of [
+      (d: string) => mkdirSync(join(d, 'checkpoint-500'), { recursive: true }),
+      (d: string) => mkdirSync(join(d, 'tb', 'mine'), { recursive: true }),
+      (d: string) => writeFileSync(join(d, 'samples.jsonl'), 'mine'),
+    ]) {
+      const output = temporaryDirectory();
+      make(output);
+      const before = readdirSync(output, { recursive: true });
+      const { code, stderr } = await runCli([
+        'train',
+        '--config',
+        join(root, 'warm.yaml'),
+        '--output',
+        output,
+      ]);
+      expect([code, stderr]).toEqual([2, expect.stringContaining('holds a run already')]);
+      expect(readdirSync(output, { recursive: true })).toEqual(before);
+    }
+  });
+
+  it('whose metrics end in half a line, or are gone, is resumed with a warning', async () => {
+    const { root } = study();
+    const [file, output] = [join(root, 'warm.yaml'), join(root, 'run')];
+    const argv = ['train', '--config', file, '--output', output, '--quiet', '--set', 'training.save_steps=1'];
+    await runCli(argv);
+    rmSync(join(output, 'trainer_state.json'));
+    const metrics = join(output, 'metrics.jsonl');
+    const [first, second] = readFileSync(metrics, 'utf8').split('\n');
+    writeFileSync(metrics, `${first}\n${second.slice(0, 9)}`);
+    rmSync(join(output, 'samples.jsonl'));
+    const { code, stderr } = await runCli([...argv, '--resume']);
+    expect([code, stderr]).toEqual([0, expect.stringContaining('rows are missing from it')]);
+    expect(readFileSync(metrics, 'utf8')).toBe(`${first}\n`);
   });
 
   it('belongs to one process at a time', async () => {

@@ -1,5 +1,6 @@
 /** `grpolab train`: experiments from YAML files, one, or the phases and seeds of a study; and the list before them. */
 import path from 'node:path';
+import { ConfigError } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
 import { formatDuration, Progress } from '../runtime/progress';
 import { loadExperiment } from '../train/config';
@@ -22,6 +23,8 @@ import { withDownloadBar } from './open-model';
 interface NamedRun {
   name: string;
   experiment: Experiment;
+  /** The run of phase 1 that has to have ended before. */
+  after?: string;
 }
 
 /** `1,2` as numbers. @throws UsageError */
@@ -77,7 +80,10 @@ function phaseRuns(args: Arguments): NamedRun[] {
     experiment: withModel(experiment),
     warmStart: warmStart && withModel(warmStart),
     ...{ phases, seeds, output: args.text('output'), split: args.text('data') },
-  }).map((run) => ({ name: `phase ${run.phase}, seed ${run.seed}`, experiment: run.experiment }));
+  }).map(({ phase, seed, experiment: planned }) => ({
+    ...{ name: `phase ${phase}, seed ${seed}`, experiment: planned },
+    after: phase === 2 ? planned.checkpoint_path : undefined,
+  }));
 }
 
 function runsOf(args: Arguments): NamedRun[] {
@@ -94,7 +100,8 @@ function noteOf(record: StepRecord, before: string): string {
   const value = (key: string, digits: number): string => record[key].toFixed(digits);
   if ('train/avg_reward' in record) {
     const length = 'train/reply_characters' in record ? ` length ${value('train/reply_characters', 0)}` : '';
-    return `reward ${value('train/avg_reward', 3)} KL ${value('train/kl_penalty', 2)}${length}`;
+    const kl = 'train/kl_penalty' in record ? ` KL ${value('train/kl_penalty', 2)}` : '';
+    return `reward ${value('train/avg_reward', 3)}${kl}${length}`;
   }
   return 'train/loss' in record ? `loss ${value('train/loss', 3)}` : before;
 }
@@ -107,7 +114,11 @@ interface Outcome {
 }
 
 /** One run with its progress bar. @returns null for one that had ended before */
-async function trainOne({ name, experiment }: NamedRun, args: Arguments, io: Io): Promise<Outcome | null> {
+async function trainOne(
+  { name, experiment, after }: NamedRun,
+  args: Arguments,
+  io: Io,
+): Promise<Outcome | null> {
   const resume = args.flag('resume');
   const { output_dir: directory } = experiment;
   const finished = resume ? RunDirectory.finishedSteps(directory) : null;
@@ -115,6 +126,10 @@ async function trainOne({ name, experiment }: NamedRun, args: Arguments, io: Io)
     notify(io, `${directory}: the run has ended after step ${finished}; there is nothing to resume`);
     return null;
   }
+  if (after !== undefined && RunDirectory.finishedSteps(after) === null)
+    throw new ConfigError(
+      `${after}: phase 1 has not ended there, and phase 2 starts from it. Train it first: --phases 1 --resume.`,
+    );
   const progress = new Progress({
     ...{ label: name, unit: 'steps', stream: io.stderr, quiet: args.flag('quiet') },
   });

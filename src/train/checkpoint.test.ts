@@ -10,6 +10,7 @@ import {
   removeCheckpoints,
   rotateCheckpoints,
   saveCheckpoint,
+  setAsideAfter,
 } from './checkpoint';
 import type { CheckpointState } from './checkpoint';
 import { freshState } from './loop';
@@ -75,7 +76,7 @@ describe('a checkpoint', () => {
         const found = await latestCheckpoint(run, (line) => notices.push(line));
         expect(found?.state.loop.step, `${name}, byte ${position}`).toBe(5);
         expect(notices).toEqual([
-          expect.stringMatching(/checkpoint-10.*: checkpoint-10 is not used, an earlier one is$/),
+          expect.stringMatching(/checkpoint-10.*: checkpoint-10 is damaged and not used$/),
         ]);
         damage(join(last, name), position);
       }
@@ -108,10 +109,29 @@ describe('rotation', () => {
     const run = temporary();
     for (const step of [9, 100, 20]) await save(run, step);
     mkdirSync(join(run, '.checkpoint-30.123.tmp'));
+    writeFileSync(join(run, '.adapter_model.safetensors.123-4.tmp'), 'half');
     writeFileSync(join(run, 'metrics.jsonl'), '');
     expect(checkpointSteps(run)).toEqual([9, 20, 100]);
     await removeCheckpoints(run);
     expect(readdirSync(run)).toEqual(['metrics.jsonl']);
+  });
+});
+
+describe('checkpoints after the one that is used', () => {
+  it('are set aside, so that newer saves are not rotated away in their favour', async () => {
+    const run = temporary();
+    for (const step of [2, 4, 6]) await save(run, step);
+    await setAsideAfter(run, 2);
+    expect(readdirSync(run).sort()).toEqual(['checkpoint-2', 'damaged-checkpoint-4', 'damaged-checkpoint-6']);
+    await save(run, 3);
+    await rotateCheckpoints(run, 1, undefined);
+    expect(checkpointSteps(run)).toEqual([3]);
+  });
+
+  it('do not count when their names are not those that a run writes', () => {
+    const run = temporary();
+    for (const name of ['checkpoint-007', 'checkpoint-x', 'my-checkpoint-3']) mkdirSync(join(run, name));
+    expect(checkpointSteps(run)).toEqual([]);
   });
 });
 

@@ -48,8 +48,9 @@ export type CheckpointState = z.output<typeof checkpointSchema>;
 
 const STATE_FILE = 'trainer_state.json';
 const CHECKSUM_FILE = 'checksums.json';
-const NAME = /^checkpoint-(\d+)$/;
-const TEMPORARY = /^\.checkpoint-\d+\.\d+\.tmp$/;
+const NAME = /^checkpoint-(0|[1-9]\d*)$/;
+/** Of a checkpoint, or of a file that was being written. */
+const TEMPORARY = /^\.(checkpoint-\d+\.\d+|.+\.\d+-\d+)\.tmp$/;
 
 async function hashFile(file: string): Promise<string> {
   const hash = createHash('sha256');
@@ -123,6 +124,15 @@ async function removeCheckpoint(runDirectory: string, step: number): Promise<voi
   await rm(doomed, { recursive: true, force: true });
 }
 
+/** Sets aside the checkpoints after a step, which were found damaged: they must not count as the newest any more. */
+export async function setAsideAfter(runDirectory: string, step: number): Promise<void> {
+  for (const later of checkpointSteps(runDirectory).filter((each) => each > step)) {
+    const aside = path.join(runDirectory, `damaged-checkpoint-${later}`);
+    await rm(aside, { recursive: true, force: true });
+    await rename(checkpointPath(runDirectory, later), aside);
+  }
+}
+
 /** Removes every checkpoint, and what unfinished saves have left. */
 export async function removeCheckpoints(runDirectory: string): Promise<void> {
   await removeUnfinished(runDirectory);
@@ -172,7 +182,7 @@ export async function latestCheckpoint(
     try {
       return { directory, state: await readCheckpoint(directory) };
     } catch (error) {
-      notify(`${messageOf(error)}: checkpoint-${step} is not used, an earlier one is`);
+      notify(`${messageOf(error)}: checkpoint-${step} is damaged and not used`);
     }
   }
   return null;

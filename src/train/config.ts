@@ -43,6 +43,12 @@ const trainingSchema = z.strictObject({
   adam_beta2: belowOne.default(0.999),
   adam_epsilon: positive.default(1e-8),
   max_length: natural.default(512).describe('tokens of prompt and reply'),
+  gradient_checkpointing: z
+    .boolean()
+    .default(false)
+    .describe(
+      'compute layers again in the backward pass: about half the memory, a step takes half as long again',
+    ),
   eval_steps: z.int().min(0).default(50).describe('optimiser steps between evaluations; 0: only at the ends'),
   save_steps: z.int().min(0).default(50).describe('optimiser steps between checkpoints; 0: only at the end'),
   save_total_limit: natural.default(3).describe('newest checkpoints kept, beside the best one'),
@@ -170,7 +176,19 @@ export const experimentSchema = z
           path: [method],
           message: `belongs to method: ${method}; remove it, or change the method`,
         });
-    const { polychromic } = config;
+    const { polychromic, grpo } = config;
+    if (grpo !== undefined && grpo.diversity_weight > 0 && grpo.n_generations < 3)
+      context.addIssue({
+        code: 'custom',
+        path: ['grpo', 'n_generations'],
+        message: `is ${grpo.n_generations}; diversity_weight needs groups of 3 or more, to credit each completion against the others`,
+      });
+    if (grpo?.delta !== undefined && grpo.delta <= 1 + (grpo.epsilon_high ?? grpo.epsilon))
+      context.addIssue({
+        code: 'custom',
+        path: ['grpo', 'delta'],
+        message: `is ${grpo.delta}; expected more than 1 + epsilon_high (${1 + (grpo.epsilon_high ?? grpo.epsilon)}), or clipping above would have no effect`,
+      });
     if (polychromic?.top_p !== undefined && polychromic.top_p !== 1)
       context.addIssue({
         code: 'custom',
@@ -308,8 +326,13 @@ export function sftSettings(experiment: Experiment): SftSettings {
   return { ...optimiserOf(experiment), seed: experiment.seed };
 }
 
+/** The polychromic part of an experiment, with its defaults. */
+export function polychromicOf({ polychromic }: Experiment): z.output<typeof polychromicSchema> {
+  return polychromic ?? polychromicSchema.parse({});
+}
+
 export function polychromicSettings(experiment: Experiment): PolychromicSettings {
-  const polychromic = experiment.polychromic ?? polychromicSchema.parse({});
+  const polychromic = polychromicOf(experiment);
   return {
     ...sftSettings(experiment),
     lambda: polychromic.lambda,
@@ -369,10 +392,12 @@ export function withCheckpoint(experiment: Experiment, checkpoint: AdapterConfig
   const { r, lora_alpha: alpha, lora_dropout: dropout } = checkpoint;
   const effective = { r, alpha, dropout, target_modules: checkpoint.target_modules as LoraTarget[] };
   const { lora } = experiment;
-  for (const key of ['r', 'alpha', 'dropout'] as const)
-    if (lora !== undefined && lora[key] !== effective[key])
+  const shown = (value: unknown): string =>
+    Array.isArray(value) ? [...value].sort().join(', ') : String(value);
+  for (const key of ['r', 'alpha', 'dropout', 'target_modules'] as const)
+    if (lora !== undefined && shown(lora[key]) !== shown(effective[key]))
       throw new ConfigError(
-        `lora.${key} is ${lora[key]}, but the adapter in checkpoint_path has ${effective[key]}: remove lora, or start from another checkpoint`,
+        `lora.${key} is ${shown(lora[key])}, but the adapter in checkpoint_path has ${shown(effective[key])}: remove lora, or start from another checkpoint`,
       );
   return { ...experiment, lora: effective };
 }

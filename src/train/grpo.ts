@@ -50,6 +50,8 @@ export interface ScoredRollouts {
   step: number;
   groups: RolloutGroup[];
   scores: RewardResult[][];
+  /** The first draw of each prompt, when groups without signal were drawn again. */
+  first: RolloutGroup[];
 }
 
 export interface GrpoHooks extends LoopHooks {
@@ -84,7 +86,10 @@ export async function trainGrpo(
     const batch = items.map(({ index, visit }) => ({ ...prompts[index], visit }));
     const rollouts = await collectRollouts(policy, batch, judges, settings, watch);
     const groups = rollouts.last.map(({ group }) => group);
-    await hooks.onRollouts?.({ step, groups, scores: rollouts.last.map(({ scores }) => scores) });
+    await hooks.onRollouts?.({
+      ...{ step, groups, scores: rollouts.last.map(({ scores }) => scores) },
+      first: rollouts.first.map(({ group }) => group),
+    });
     // 2. Compare each with its group.
     const advantages = groupAdvantages(
       rollouts.last.map(({ signals }) => signals),
@@ -99,6 +104,7 @@ export async function trainGrpo(
     let old: Float32Array[][] | null = null;
     const results: ForwardBackwardResult[] = [];
     let update: Awaited<ReturnType<Course['update']>> | undefined;
+    let skipped = 0;
     for (let iteration = 0; iteration < settings.numIterations; iteration++) {
       const training = groups.map((group, g) =>
         trainingGroup(group, advantages[g], reference?.[g], old?.[g], settings),
@@ -108,6 +114,7 @@ export async function trainGrpo(
       old ??= passes.flatMap((pass) => pass.logProbs);
       const ids = batch.map(({ id }) => id);
       update = await watch.measure('optimizer', () => course.update(step, ids));
+      skipped += Number(update.skipped);
     }
     const seconds = (performance.now() - begin) / 1000;
     const result = await course.end({
@@ -116,7 +123,7 @@ export async function trainGrpo(
       ...lossMetrics(results, groups, settings),
       'train/learning_rate': update?.learningRate ?? 0,
       'train/grad_norm': update?.gradNorm ?? 0,
-      'train/skipped': Number(update?.skipped ?? false),
+      'train/skipped': skipped,
       'train/seconds': seconds,
       'train/tokens_per_second': rollouts.tokens / seconds,
       ...Object.fromEntries(Object.entries(watch.seconds).map(([name, value]) => [`seconds/${name}`, value])),
@@ -205,8 +212,11 @@ function lossMetrics(
   );
   return {
     'train/policy_loss': sum('policy_loss'),
-    'train/kl_penalty': (sum('kl_per_completion') * counted.length) / Math.max(1, rows),
-    'train/kl_per_token': sum('kl_per_token'),
+    // Without a KL term there is no reference pass, and no KL to tell.
+    ...(settings.loss.beta > 0 && {
+      'train/kl_penalty': (sum('kl_per_completion') * counted.length) / Math.max(1, rows),
+      'train/kl_per_token': sum('kl_per_token'),
+    }),
     'train/total_loss': sum('policy_loss') + settings.loss.beta * klLoss,
     'train/clip_fraction': sum('clip_fraction'),
     ...Object.fromEntries(sides.map((name) => [`train/${name}`, sum(name)])),

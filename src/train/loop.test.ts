@@ -139,6 +139,67 @@ describe('Course', () => {
     }
   });
 
+  it('asked to stop in any step, and resumed, does what it would have done', async () => {
+    const values = [9, 5, 6, 7, 4, 8, 8, 8, 8];
+    const run = async (stopAt?: number, resume?: LoopState) => {
+      const controller = new AbortController();
+      if (stopAt === 0) controller.abort();
+      let saved: LoopState | undefined;
+      const { result } = await drive(20, {
+        // In the middle of a step, as a person would: before its evaluation.
+        evaluate: async (step) => ({ 'eval/loss': values[step / 2] }),
+        onSkipped: () => undefined,
+        evalEvery: 2,
+        earlyStopping: { key: 'eval/loss', better: 'lower', patience: 3 },
+        checkpoint: async (state) => {
+          saved = state;
+          if (state.step === stopAt) controller.abort();
+        },
+        saveEvery: 1,
+        signal: controller.signal,
+        resume,
+      });
+      return { result, saved };
+    };
+    const whole = (await run()).result;
+    expect([whole.steps, whole.stoppedEarly, whole.best?.step]).toEqual([14, true, 8]);
+    for (let stopAt = 0; stopAt <= whole.steps; stopAt++) {
+      const { result: first, saved } = await run(stopAt);
+      expect(first.interrupted).toBe(stopAt < whole.steps);
+      const { result: rest } = await run(undefined, saved);
+      expect([rest.steps, rest.stoppedEarly, rest.interrupted, rest.best]).toEqual([
+        14,
+        true,
+        false,
+        whole.best,
+      ]);
+      expect([...first.history, ...rest.history]).toEqual(whole.history);
+    }
+  });
+
+  it('makes the evaluation of the step in which it is asked to stop', async () => {
+    const controller = new AbortController();
+    const { policy } = stubPolicy([]);
+    const course = new Course(policy, settings, 10, {
+      evaluate: async (step) => ({ x: step }),
+      evalEvery: 2,
+      signal: controller.signal,
+    });
+    for await (const { step } of course.left(plan(10))) {
+      await course.update(step, []);
+      if (step === 4) controller.abort();
+      if ((await course.end(record(step))) !== null) break;
+    }
+    expect(course.result().history.at(-1)).toMatchObject({ step: 4, x: 4 });
+  });
+
+  it('counts the skipped updates of one step once', async () => {
+    const { policy } = stubPolicy([true, true, true, true, true, true]);
+    const course = new Course(policy, settings, 10, {});
+    for (const step of [1, 1, 1, 2, 2]) await course.update(step, []);
+    await expect(course.update(3, [])).rejects.toThrow('at 3 steps in a row, the last is step 3');
+  });
+
   it.each([
     ['lower', [1, 5, 6, 7, 7, 7]],
     ['higher', [1, -5, -6, -7, -7, -7]],

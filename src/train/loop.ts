@@ -47,7 +47,7 @@ export interface LoopHooks {
   resume?: LoopState;
   /** Called when a step's gradient was not finite and nothing was updated. `ids` are the examples of the step. */
   onSkipped?: (step: number, ids: readonly string[]) => void;
-  /** Ends the run after the current step, without a last evaluation. */
+  /** Ends the run after the current step, with the evaluation that is due there: a resumed run must not miss it. */
   signal?: AbortSignal;
 }
 
@@ -78,6 +78,7 @@ export const freshState: LoopState = {
 export class Course {
   private readonly state: LoopState;
   private readonly history: StepRecord[] = [];
+  private lastSkipped = 0;
 
   constructor(
     private readonly policy: Policy,
@@ -95,6 +96,7 @@ export class Course {
 
   /** The steps that are left, after the evaluation that precedes the first one. */
   async *left(plan: Iterable<StepPlan>): AsyncGenerator<StepPlan> {
+    if (this.aborted || this.stoppedEarly) return;
     if (this.state.step === 0) {
       const values = await this.evaluateWhenDue(0, false);
       if (Object.keys(values).length > 0) await this.report({ step: 0, ...values });
@@ -119,7 +121,10 @@ export class Course {
     };
     const learningRate = learningRateAt(schedule, step - 1);
     const result = await this.policy.optimStep({ learningRate, betas, eps, weightDecay, clipNorm });
-    state.skippedInARow = result.skipped ? state.skippedInARow + 1 : 0;
+    // Several updates of one step count once.
+    if (result.skipped && this.lastSkipped !== step) state.skippedInARow++;
+    if (!result.skipped && this.lastSkipped !== step) state.skippedInARow = 0;
+    if (result.skipped) this.lastSkipped = step;
     if (result.skipped) this.hooks.onSkipped?.(step, ids);
     if (state.skippedInARow === maxSkipped)
       throw new NumericError(
@@ -133,24 +138,32 @@ export class Course {
   async end(record: StepRecord): Promise<LoopResult | null> {
     const { state, hooks, totalSteps } = this;
     const { step } = record;
-    const aborted = (): boolean => hooks.signal?.aborted === true;
     const values = await this.evaluateWhenDue(step, step === totalSteps);
     await this.report({ ...record, ...values });
     state.step = step;
     const improved = this.judge(step, values);
-    const { patience = 0 } = hooks.earlyStopping ?? {};
-    const stoppedEarly = patience > 0 && state.evaluationsWithoutBest >= patience;
-    const last = step === totalSteps || stoppedEarly || aborted();
+    const last = step === totalSteps || this.stoppedEarly || this.aborted;
     const due = (hooks.saveEvery ?? 0) > 0 && step % (hooks.saveEvery as number) === 0;
     if (due || improved || last) await hooks.checkpoint?.(structuredClone(state));
-    // Ctrl-C may have come during the evaluation or the save.
-    return last || aborted() ? this.result(step < totalSteps && aborted(), stoppedEarly) : null;
+    // Ctrl-C may have come during the save.
+    return last || this.aborted ? this.result() : null;
   }
 
-  /** The result of a run whose steps are used up. */
-  result(interrupted = false, stoppedEarly = false): LoopResult {
+  /** The result of a run that has no step left, or takes none. */
+  result(): LoopResult {
     const { step: steps, best } = this.state;
+    const { stoppedEarly } = this;
+    const interrupted = this.aborted && steps < this.totalSteps && !stoppedEarly;
     return { steps, history: this.history, interrupted, stoppedEarly, best };
+  }
+
+  private get aborted(): boolean {
+    return this.hooks.signal?.aborted === true;
+  }
+
+  private get stoppedEarly(): boolean {
+    const { patience = 0 } = this.hooks.earlyStopping ?? {};
+    return patience > 0 && this.state.evaluationsWithoutBest >= patience;
   }
 
   private async report(record: StepRecord): Promise<void> {
@@ -159,9 +172,9 @@ export class Course {
   }
 
   private async evaluateWhenDue(step: number, last: boolean): Promise<Record<string, number>> {
-    const { evaluate, evalEvery = 0, signal } = this.hooks;
+    const { evaluate, evalEvery = 0 } = this.hooks;
     const due = last || step === 0 || (evalEvery > 0 && step % evalEvery === 0);
-    return evaluate !== undefined && due && signal?.aborted !== true ? evaluate(step) : {};
+    return evaluate !== undefined && due ? evaluate(step) : {};
   }
 
   /** Compares an evaluation with the best one. @returns whether it is better */

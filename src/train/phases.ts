@@ -3,6 +3,7 @@ import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { SPLIT_FILES } from '../data/split-files';
 import { ConfigError } from '../runtime/errors';
+import { adapterConfig, withCheckpoint } from './config';
 import type { Experiment } from './config';
 
 export type Phase = 1 | 2;
@@ -60,6 +61,12 @@ export function planRuns({ experiment, warmStart, phases, seeds, output, split }
   return seeds.flatMap((seed) => {
     const first = placed(warmStart, 1, seed);
     const second = { ...placed(experiment, 2, seed), checkpoint_path: first.output_dir };
-    return phases.map((phase): PlannedRun => ({ phase, seed, experiment: phase === 1 ? first : second }));
+    if (path.resolve(first.output_dir) === path.resolve(second.output_dir))
+      throw new ConfigError(
+        `both phases would write to ${first.output_dir}; give them different values of output_dir, or use --output.`,
+      );
+    // The adapter that phase 1 will leave, as if it were there: settings that contradict it are found before it is trained.
+    const started = withCheckpoint(second, adapterConfig(first));
+    return phases.map((phase): PlannedRun => ({ phase, seed, experiment: phase === 1 ? first : started }));
   });
 }

@@ -8,7 +8,7 @@ import { defaultMode } from '../runtime/compile';
 import { describeMachine } from '../runtime/machine';
 import { formatBytes } from '../runtime/progress';
 import { binding } from '../runtime/tf';
-import { grpoSettings, polychromicSettings } from './config';
+import { grpoSettings, polychromicOf, polychromicSettings } from './config';
 import type { Experiment } from './config';
 import { openPolicy, prepare, prepareWork } from './prepare';
 import type { Prepared, PrepareOptions, Work } from './prepare';
@@ -71,7 +71,8 @@ function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy):
   const own = grpo ?? poly;
   const G = grpo?.groupSize ?? poly?.generations ?? 1;
   const Tc = own?.maxNewTokens ?? Math.ceil(Tp / 2);
-  const plan = planMemory(policy.config, { P, G, Tp, Tc }, policy.adapter?.config.r ?? 1);
+  const { gradient_checkpointing: recompute } = experiment.training;
+  const plan = planMemory(policy.config, { P, G, Tp, Tc }, policy.adapter?.config.r ?? 1, recompute);
   const { memoryAvailableBytes, gpus } = describeMachine();
   const available = binding.isUsingGpuDevice() ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
   const held = evaluation.length === 0 ? '' : `, ${evaluation.length} held-out records`;
@@ -139,6 +140,30 @@ export interface PreflightOptions extends PrepareOptions {
   onStep?: (done: number, total: number) => void;
 }
 
+function middleOf(values: readonly number[]): number {
+  return values.slice().sort((a, b) => a - b)[values.length >> 1] ?? 0;
+}
+
+/** Seconds that polychromic's diversity term adds to a step, over all steps: it joins one in `every`. */
+async function diversitySeconds(
+  prepared: Prepared,
+  policy: LocalPolicy,
+  options: PreflightOptions,
+): Promise<number | null> {
+  const { experiment } = prepared;
+  if (experiment.method !== 'polychromic') return null;
+  const { diversityEvery } = polychromicSettings(experiment);
+  const at = (every: number): Promise<number[]> => {
+    const polychromic = { ...polychromicOf(experiment), every };
+    return measureSteps(
+      prepareWork({ ...prepared, evaluation: [], experiment: { ...experiment, polychromic } }, policy),
+      options,
+    );
+  };
+  const [always, never] = [await at(1), await at(1e6)];
+  return Math.max(0, middleOf(always) - middleOf(never)) / diversityEvery;
+}
+
 /**
  * The list, and the time of the run from three measured steps (on the real model, data and reward; in memory only).
  * @throws ConfigError, DataError, CheckpointError  for what would stop the run before its first step
@@ -150,9 +175,10 @@ export async function preflight(given: Experiment, options: PreflightOptions = {
     // Without held-out data no evaluation comes between the measured steps.
     const work = prepareWork({ ...prepared, evaluation: [] }, policy);
     const checks = checksOf(prepared, policy, work, options.resume ?? false);
-    const stepSeconds = checks.every(({ ok }) => ok) ? await measureSteps(work, options) : [];
-    const middle = stepSeconds.slice().sort((a, b) => a - b)[stepSeconds.length >> 1] ?? 0;
-    const etaSeconds = middle * work.totalSteps;
+    const isFine = checks.every(({ ok }) => ok);
+    const stepSeconds = isFine ? await measureSteps(work, options) : [];
+    const more = isFine ? await diversitySeconds(prepared, policy, options) : null;
+    const etaSeconds = work.totalSteps * (middleOf(stepSeconds) + (more ?? 0));
     const { pricePerHour } = options;
     const cost = pricePerHour === undefined ? null : (pricePerHour * etaSeconds) / 3600;
     return { checks, totalSteps: work.totalSteps, stepSeconds, etaSeconds, cost };

@@ -1,5 +1,7 @@
 /** From an experiment to a loop that is ready to run: data, model, tokenizer, reward, and the method's own parts. */
 import { createHash } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import path from 'node:path';
 import { readModelConfig } from '../model/config';
 import { resolveModel } from '../model/hub';
 import type { DownloadProgress } from '../model/hub';
@@ -133,12 +135,26 @@ export function openPolicy({ experiment, modelDirectory, stopTokenIds }: Prepare
     ...{ modelDirectory, stopTokenIds, seed: experiment.seed },
     adapterDirectory: experiment.checkpoint_path,
     lora: adapterConfig(experiment),
+    gradientCheckpointing: experiment.training.gradient_checkpointing,
   });
 }
 
-/** What the run trains on, in one number: a resumed run must have the same records and, in a task of its own, reward. */
-export function dataHash({ task, records, evaluation }: Prepared): string {
+/** The bytes of a file, or nothing where a name means something else (a built-in reward, a hub id). */
+function bytesOf(...place: string[]): Buffer | string {
+  const file = path.join(...place);
+  return statSync(file, { throwIfNoEntry: false })?.isFile() ? readFileSync(file) : '';
+}
+
+/**
+ * What the run's numbers come from beside its settings, in one: records, reward, the adapter that it starts from, the
+ * model's configuration. A resumed run must have the same.
+ */
+export function dataHash({ task, records, evaluation, experiment, modelDirectory }: Prepared): string {
+  const { reward = '', checkpoint_path: start } = experiment;
   const hash = createHash('sha256').update(task.code);
+  hash.update(bytesOf(reward)).update(bytesOf(reward, 'reward.json'));
+  if (start !== undefined) hash.update(bytesOf(start, 'adapter_model.safetensors'));
+  hash.update(bytesOf(modelDirectory, 'config.json'));
   for (const part of [records, evaluation]) {
     for (const { id, fields } of part) hash.update(`${JSON.stringify([id, fields])}\n`);
     hash.update('\n');
@@ -164,8 +180,12 @@ function stepsOf({ training }: Experiment, count: number): number {
 }
 
 /** No prompt with a completion may be longer than the model's positions. */
-function requirePositions(policy: LocalPolicy, prompts: readonly TaskPrompt[], maxNewTokens: number): void {
-  const longest = prompts.reduce((most, { tokenIds }) => Math.max(most, tokenIds.length), 0);
+function requirePositions(
+  policy: LocalPolicy,
+  prompts: readonly (readonly number[])[],
+  maxNewTokens: number,
+): void {
+  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
   const { maxPositionEmbeddings } = policy.config;
   if (longest + maxNewTokens > maxPositionEmbeddings)
     throw new ConfigError(
@@ -193,7 +213,11 @@ function heldOutReplies(
   const { evaluation: settings, training, seed } = experiment;
   const prompts = taskPrompts(evaluation, tokenizer, training.max_length).slice(0, settings.max_prompts);
   if (prompts.length === 0 || settings.n_generations === 0) return undefined;
-  requirePositions(policy, prompts, settings.max_new_tokens);
+  requirePositions(
+    policy,
+    prompts.map(({ tokenIds }) => tokenIds),
+    settings.max_new_tokens,
+  );
   const score = scorerOf(prepared, prompts);
   const sampling = {
     temperature: settings.temperature,
@@ -281,6 +305,11 @@ function preparePolychromic(prepared: Prepared, policy: LocalPolicy): Work {
   const examples = trainingExamples(prepared);
   const evaluation = sftEvaluation(prepared, policy);
   const distances = semanticDistances(textOf(prepared), (text) => embedder.embed(text));
+  requirePositions(
+    policy,
+    examples.map(({ promptIds }) => promptIds),
+    polychromicSettings(experiment).maxNewTokens,
+  );
   return {
     ...{ totalSteps: stepsOf(experiment, examples.length), count: examples.length },
     run: (sink, hooks) =>
@@ -295,7 +324,11 @@ function prepareGrpo(prepared: Prepared, policy: LocalPolicy): Work {
   const { experiment, tokenizer, records } = prepared;
   const settings = grpoSettings(experiment);
   const prompts = taskPrompts(records, tokenizer, experiment.training.max_length);
-  requirePositions(policy, prompts, settings.maxNewTokens);
+  requirePositions(
+    policy,
+    prompts.map(({ tokenIds }) => tokenIds),
+    settings.maxNewTokens,
+  );
   const evaluation = heldOutReplies(prepared, policy);
   policy.freezeReference();
   return {
@@ -318,9 +351,11 @@ function sampleHooks(
 ) {
   const characters = new Map<number, number>();
   return {
-    onRollouts: ({ step, groups, scores }: ScoredRollouts): void => {
+    onRollouts: ({ step, groups, scores, first }: ScoredRollouts): void => {
+      // Of the first draws, as all that describes the policy: those drawn again were chosen by their rewards.
+      const drawn = first.flatMap(({ completions }) => completions.map(texts));
+      characters.set(step, meanOf(drawn.map((reply) => [...reply].length)));
       const replies = groups.map(({ completions }) => completions.map(texts));
-      characters.set(step, meanOf(replies.flat().map((reply) => [...reply].length)));
       if (!keepsSamples(step, every)) return;
       groups.forEach(({ prompt }, g) =>
         sink.sample({

@@ -12,25 +12,28 @@ import {
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { parse, stringify } from 'yaml';
-import { CheckpointError, ConfigError } from '../runtime/errors';
-import { atomicWriteFile, ensureDirectory, strictJson, writeError } from '../runtime/files';
+import { stringify } from 'yaml';
+import { CheckpointError, ConfigError, messageOf } from '../runtime/errors';
+import { atomicWriteFile, ensureDirectory, readJsonFile, strictJson, writeError } from '../runtime/files';
 import { describeMachine, ownVersion, packageRoot, packageVersion } from '../runtime/machine';
 import type { Policy } from '../policy/policy';
 import {
   checkpointPath,
   checkpointSteps,
   latestCheckpoint,
+  readCheckpoint,
   removeCheckpoints,
   removeUnfinished,
   rotateCheckpoints,
   saveCheckpoint,
+  setAsideAfter,
 } from './checkpoint';
 import type { CheckpointState, LoopState } from './checkpoint';
 import type { Experiment } from './config';
 import type { LoopResult, StepRecord } from './loop';
 import { EventFile } from '../runtime/event-file';
 import { Monitor } from './monitor';
+import { parseYaml } from '../runtime/yaml';
 import { lockRun } from './run-lock';
 import type { RunLock } from './run-lock';
 
@@ -154,7 +157,10 @@ export class RunDirectory {
     const run = new RunDirectory(options, lock);
     try {
       if (resume && existsSync(run.file(CONFIG))) await run.goOn();
-      else await run.begin();
+      else {
+        if (resume) options.notify(`${directory}: there is no run to resume; beginning one`);
+        await run.begin();
+      }
       run.events ??= await EventFile.open(run.file(EVENTS));
       return run;
     } catch (error) {
@@ -167,14 +173,17 @@ export class RunDirectory {
   static finishedSteps(directory: string): number | null {
     const file = path.join(directory, FINAL);
     if (!existsSync(file)) return null;
-    const state = JSON.parse(readFileSync(file, 'utf8')) as TrainerState;
+    const state = readJsonFile(file, CheckpointError) as TrainerState;
     return state.interrupted ? null : state.global_step;
   }
 
   private async begin(): Promise<void> {
     const { directory, experiment, overwrite = false, tensorflow } = this.options;
-    const holds = [CONFIG, FINAL].some((name) => existsSync(this.file(name)));
-    if (holds && !overwrite) {
+    const grown = [...GROWING, 'run.log'].some(
+      (name) => existsSync(this.file(name)) && statSync(this.file(name)).size > 0,
+    );
+    const holds = [CONFIG, FINAL, EVENTS].some((name) => existsSync(this.file(name)));
+    if ((holds || grown || checkpointSteps(directory).length > 0) && !overwrite) {
       throw new ConfigError(
         `${directory}: holds a run already. Resume it (--resume), or give another output directory (--output).`,
       );
@@ -192,8 +201,9 @@ export class RunDirectory {
     const { directory, experiment, data, notify } = this.options;
     // A run may be resumed in another place: where it lies decides nothing.
     const placed = (settings: object): unknown => ({ ...settings, output_dir: undefined });
-    const saved = placed(parse(readFileSync(this.file(CONFIG), 'utf8')) as object);
-    const now = placed(parse(stringify(experiment)) as object);
+    const settings = parseYaml(readFileSync(this.file(CONFIG), 'utf8'), this.file(CONFIG));
+    const saved = placed((settings ?? {}) as object);
+    const now = placed(parseYaml(stringify(experiment), CONFIG) as object);
     const key = firstDifference(saved, now);
     if (key !== null) {
       throw new ConfigError(
@@ -223,6 +233,7 @@ export class RunDirectory {
     this.monitor = new Monitor({ replies: this.options.replies, state: state.monitor });
     for (const line of readFileSync(this.file('metrics.jsonl'), 'utf8').split('\n'))
       if (line !== '') this.rows.push(JSON.parse(line) as Record<string, number | null>);
+    await setAsideAfter(directory, state.loop.step);
     this.resumed = { directory: from, loop: state.loop };
     this.log(`resumed after step ${state.loop.step}, from ${path.basename(from)}`);
   }
@@ -235,10 +246,11 @@ export class RunDirectory {
   /** What a file holds beyond the checkpoint is of steps that will be done again. */
   private cutBack(name: string, bytes: number): void {
     const file = this.file(name);
-    const size = existsSync(file) ? statSync(file).size : 0;
-    if (size < bytes)
-      this.warn(`${file} has ${size} bytes, ${bytes} at the checkpoint: earlier rows are missing from it`);
-    else truncateSync(file, bytes);
+    if (!existsSync(file)) this.append(name, '');
+    const content = readFileSync(file);
+    if (content.length >= bytes) return truncateSync(file, bytes);
+    this.warn(`${file} has ${content.length} bytes, ${bytes} at the checkpoint: rows are missing from it`);
+    truncateSync(file, content.lastIndexOf('\n') + 1);
   }
 
   file(name: string): string {
@@ -247,7 +259,7 @@ export class RunDirectory {
 
   private append(name: string, line: string): void {
     try {
-      appendFileSync(this.file(name), `${line}\n`);
+      appendFileSync(this.file(name), line === '' ? '' : `${line}\n`);
     } catch (error) {
       throw writeError(this.file(name), error);
     }
@@ -319,15 +331,12 @@ export class RunDirectory {
     const { experiment } = this.options;
     const { best } = result;
     const useBest = takeBest && !result.interrupted && best !== null && best.step !== result.steps;
-    if (useBest) {
-      await policy.load(checkpointPath(this.directory, best.step));
-      this.log(`the adapter of step ${best.step} is the best`);
-    }
+    const tookBest = useBest && (await this.loadBest(policy, best.step));
     await policy.save(this.directory);
     const state: TrainerState = {
       global_step: result.steps,
       best_metric: best?.value ?? null,
-      best_model_checkpoint: useBest ? `checkpoint-${best.step}` : null,
+      best_model_checkpoint: tookBest ? `checkpoint-${best.step}` : null,
       interrupted: result.interrupted,
       stopped_early: result.stoppedEarly,
       degraded,
@@ -338,6 +347,22 @@ export class RunDirectory {
     await atomicWriteFile(this.file(FINAL), `${strictJson(state, 2)}\n`);
     const how = result.interrupted ? 'stopped' : result.stoppedEarly ? 'stopped early' : 'finished';
     this.log(`${how} after step ${result.steps}`);
+  }
+
+  /** @returns false, with a warning, when the checkpoint is damaged: the adapter is then the last step's */
+  private async loadBest(policy: Policy, step: number): Promise<boolean> {
+    const directory = checkpointPath(this.directory, step);
+    try {
+      await readCheckpoint(directory);
+    } catch (error) {
+      this.warn(
+        `${messageOf(error)}: the adapter is that of the last step, not of step ${step}, which was the best`,
+      );
+      return false;
+    }
+    await policy.load(directory);
+    this.log(`the adapter of step ${step} is the best`);
+    return true;
   }
 
   /** Lets another process have the directory. */

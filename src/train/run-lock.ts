@@ -1,6 +1,7 @@
 /**
  * One process at a time in a run directory. The lock is a socket name of Linux's abstract namespace, which the kernel
  * frees when its process ends, however it ends: a lock file would outlive a `kill -9`. `run.pid` only says who has it.
+ * Processes in other containers, or on other machines with the same disk, do not see it.
  */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -8,7 +9,7 @@ import { readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { ConfigError, messageOf } from '../runtime/errors';
-import { errorCode } from '../runtime/files';
+import { errorCode, writeError } from '../runtime/files';
 
 const PID_FILE = 'run.pid';
 
@@ -24,7 +25,7 @@ function holder(file: string): string {
   }
 }
 
-/** @throws ConfigError  when another process, or another run of this one, has the directory */
+/** @throws ConfigError, DataError  when another process, or another run of this one, has the directory, or it is read-only */
 export async function lockRun(directory: string): Promise<RunLock> {
   const place = realpathSync(directory);
   const server = createServer((connection) => connection.destroy());
@@ -41,7 +42,12 @@ export async function lockRun(directory: string): Promise<RunLock> {
     );
   }
   server.unref();
-  writeFileSync(file, `${process.pid}\n`);
+  try {
+    writeFileSync(file, `${process.pid}\n`);
+  } catch (error) {
+    server.close();
+    throw writeError(file, error);
+  }
   return {
     release: () => {
       rmSync(file, { force: true });

@@ -66,7 +66,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
       await run.finish(policy, result, { degraded, takeBest });
       return { ...result, directory: experiment.output_dir, policy, tokenizer };
     } catch (error) {
-      run.log(`failed: ${messageOf(error)}`);
+      logFailure(run, error);
       if (error instanceof NumericError) {
         await policy.save(experiment.output_dir);
         const latest = run.latestCheckpointName();
@@ -81,6 +81,15 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
   } finally {
     run?.close();
     if (hooks.reward === undefined) prepared.reward.dispose?.();
+  }
+}
+
+/** Where the disk is full the log cannot tell: that must not hide the cause. */
+function logFailure(run: RunDirectory, error: unknown): void {
+  try {
+    run.log(`failed: ${messageOf(error)}`);
+  } catch {
+    // The error itself is on its way to the user.
   }
 }
 
