@@ -18,6 +18,7 @@ import { jsonLines } from './cli';
 import { goldenPath } from './golden';
 
 const program = resolve('bin/grpolab.mjs');
+const hook = resolve('test/kill-hook.cjs');
 const STEPS = 6;
 
 const root = mkdtempSync(join(tmpdir(), 'faults-'));
@@ -69,19 +70,27 @@ interface Fate {
   killAfter?: number;
   /** the limit on the size of a file, KiB */
   fileBlocks?: number;
+  /** the file operation before which it kills itself: its name, and a pattern of the path */
+  killBefore?: string;
   /** the checkpoint after which it is asked to stop */
   stopAfter?: string;
 }
 
 /** Runs the program, and does to it what it is told. */
-function run(args: string[], { killAfter, fileBlocks, stopAfter }: Fate = {}): Promise<Outcome> {
+function run(args: string[], { killAfter, fileBlocks, killBefore, stopAfter }: Fate = {}): Promise<Outcome> {
   // A limit on the size of a file is a full disk that needs no root; the signal that comes with it is ignored.
   const limited = `trap '' XFSZ; ulimit -f ${fileBlocks}; exec "$@"`;
   const [command, argv] =
     fileBlocks === undefined
       ? [process.execPath, [program, ...args]]
       : ['bash', ['-c', limited, 'bash', process.execPath, program, ...args]];
-  const child = spawn(command, argv, { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(command, argv, {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: {
+      ...process.env,
+      ...(killBefore !== undefined && { KILL_BEFORE: killBefore, NODE_OPTIONS: `--require ${hook}` }),
+    },
+  });
   let stderr = '';
   child.stderr.on('data', (data: Buffer) => (stderr += data.toString()));
   const timer = killAfter === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), killAfter);
@@ -167,6 +176,26 @@ describe.each(['sft', 'grpo'] as const)('a %s run', (method) => {
     expectSame(output);
   }, 120_000);
 
+  it.each([
+    ['while its logs are begun', 'rename', 'metrics\\.jsonl$'],
+    ['in the middle of a save', 'rename', 'checkpoint-3\\.\\d+\\.tmp/adapter_config\\.json$'],
+    ['before the checksums of a save', 'rename', 'checkpoint-4\\.\\d+\\.tmp/checksums\\.json$'],
+    ['before a save gets its name', 'rename', 'checkpoint-4$'],
+    ['inside the rotation', 'rm', '\\.checkpoint-1\\.0\\.tmp$'],
+    ['before the last adapter', 'rename', 'killed/adapter_model\\.safetensors$'],
+    ['before the last file', 'rename', 'killed/trainer_state\\.json$'],
+  ])(
+    'killed %s and resumed ends with the same bytes',
+    async (_, operation, pattern) => {
+      const output = join(temporary(), 'killed');
+      const first = await run(train(output), { killBefore: `${operation} ${pattern}` });
+      expect([first.code, first.stderr]).toEqual([null, '']);
+      expect((await run(train(output, '--resume'))).code).toBe(0);
+      expectSame(output);
+    },
+    60_000,
+  );
+
   it('asked to stop by SIGTERM saves its step, exits with 130, and goes on to the same bytes', async () => {
     const output = join(temporary(), 'stopped');
     const { code, stderr } = await run(train(output), { stopAfter: 'checkpoint-2' });
@@ -184,6 +213,7 @@ describe.each(['sft', 'grpo'] as const)('a %s run', (method) => {
     ) as {
       best_model_checkpoint: string | null;
     };
+    expect(method === 'sft' || best !== null).toBe(true);
     if (best === null) return; // the last step was the best: nothing would be loaded
     rmSync(join(output, 'trainer_state.json'));
     const file = join(output, best, 'adapter_model.safetensors');

@@ -79,9 +79,11 @@ const grpoSchema = z.strictObject({
   kl_coeff: z.number().min(0).default(0.1).describe('beta, weight of the KL to the warm start'),
   kl_bias_correction: z.boolean().default(true).describe('k3 times the ratio, as TRL'),
   loss_type: z
-    .enum(['grpo', 'dr_grpo', 'bnpo', 'dapo'])
+    .enum(['grpo', 'dr_grpo', 'bnpo', 'dapo', 'cispo'])
     .default('grpo')
-    .describe("bnpo divides by a micro-batch's tokens, as TRL: it depends on batch_size; the others do not"),
+    .describe(
+      "bnpo divides by a micro-batch's tokens, as TRL: it depends on batch_size; the others do not; cispo needs epsilon_high, its bound of the ratio, such as 5",
+    ),
   epsilon: positive.default(0.2).describe('the ratio is clipped below 1 - epsilon'),
   epsilon_high: positive.optional().describe('and above 1 + epsilon_high; default: epsilon'),
   delta: positive.optional().describe('two-sided clipping: upper bound of the unclipped ratio'),
@@ -183,7 +185,17 @@ export const experimentSchema = z
         path: ['grpo', 'n_generations'],
         message: `is ${grpo.n_generations}; diversity_weight needs groups of 3 or more, to credit each completion against the others`,
       });
-    if (grpo?.delta !== undefined && grpo.delta <= 1 + (grpo.epsilon_high ?? grpo.epsilon))
+    if (grpo?.loss_type === 'cispo' && (grpo.epsilon_high === undefined || grpo.epsilon_high < 1))
+      context.addIssue({
+        code: 'custom',
+        path: ['grpo', 'epsilon_high'],
+        message: `is ${grpo.epsilon_high ?? 'missing'}; cispo bounds the ratio itself by it: expected 1 or more, such as 5`,
+      });
+    if (
+      grpo?.delta !== undefined &&
+      grpo.loss_type !== 'cispo' &&
+      grpo.delta <= 1 + (grpo.epsilon_high ?? grpo.epsilon)
+    )
       context.addIssue({
         code: 'custom',
         path: ['grpo', 'delta'],
