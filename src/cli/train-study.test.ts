@@ -233,6 +233,15 @@ describe('grpolab train --dry-run', () => {
     expect(stdout).not.toContain('a step measured');
   });
 
+  it('says of a run that has ended that there is nothing to resume', async () => {
+    const { root } = study();
+    const [output] = await warmStart(root);
+    const argv = ['train', '--config', join(root, 'warm.yaml'), '--output', output, '--dry-run', '--resume'];
+    const { code, stdout, stderr } = await runCli([...argv, '--quiet']);
+    expect([code, stdout]).toEqual([0, '']);
+    expect(stderr).toContain('the run has ended after step 2; there is nothing to resume');
+  });
+
   it('covers both phases before the first has been trained', async () => {
     const { config, root } = study();
     const { code, stdout } = await runCli([

@@ -173,6 +173,14 @@ async function dryRun(runs: readonly NamedRun[], args: Arguments, io: Io): Promi
   let passed = true;
   const reports: object[] = [];
   for (const { name, experiment } of runs) {
+    const finished = args.flag('resume') ? RunDirectory.finishedSteps(experiment.output_dir) : null;
+    if (finished !== null) {
+      notify(
+        io,
+        `${experiment.output_dir}: the run has ended after step ${finished}; there is nothing to resume`,
+      );
+      continue;
+    }
     const progress = new Progress({
       ...{ label: 'measure', unit: 'steps', stream: io.stderr, quiet: args.flag('quiet') },
     });
@@ -197,7 +205,7 @@ async function dryRun(runs: readonly NamedRun[], args: Arguments, io: Io): Promi
   }
   if (args.flag('json'))
     await output.line(
-      strictJson(args.given('phases') || args.given('seeds') ? { runs: reports } : reports[0]),
+      strictJson(args.given('phases') || args.given('seeds') ? { runs: reports } : (reports[0] ?? null)),
     );
   await output.flush();
   return passed ? 0 : 1;
