@@ -2,7 +2,7 @@
 import path from 'node:path';
 import type { z } from 'zod';
 import { packageRoot } from '../runtime/machine';
-import type { experimentSchema } from '../train/config';
+import type { experimentSchema } from '../train/experiment-schema';
 import type { Arguments } from './arguments';
 
 const fromHere = (file: string): string => path.relative(process.cwd(), path.join(packageRoot, file));

@@ -4,7 +4,7 @@ import { ConfigError } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
 import { formatDuration, Progress } from '../runtime/progress';
 import { loadExperiment } from '../train/config';
-import type { Experiment } from '../train/config';
+import type { Experiment } from '../train/experiment-schema';
 import type { StepRecord } from '../train/loop';
 import { planRuns, seedDirectory } from '../train/phases';
 import type { Phase } from '../train/phases';

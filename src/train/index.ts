@@ -2,6 +2,7 @@
 
 export * from './checkpoint';
 export * from './config';
+export * from './experiment-schema';
 export * from './grpo';
 export * from './held-out';
 export * from './loop';

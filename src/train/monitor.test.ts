@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { parseStrict } from '../runtime/strict';
-import { experimentSchema } from './config';
+import { experimentSchema } from './experiment-schema';
 import { Monitor, monitorStateSchema } from './monitor';
 import type { Alert } from './monitor';
 

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { SPLIT_FILES } from '../data/split-files';
 import { ConfigError } from '../runtime/errors';
 import { adapterConfig, withCheckpoint } from './config';
-import type { Experiment } from './config';
+import type { Experiment } from './experiment-schema';
 
 export type Phase = 1 | 2;
 

@@ -9,7 +9,7 @@ import { describeMachine } from '../runtime/machine';
 import { formatBytes } from '../runtime/progress';
 import { binding } from '../runtime/tf';
 import { grpoSettings, polychromicOf, polychromicSettings } from './config';
-import type { Experiment } from './config';
+import type { Experiment } from './experiment-schema';
 import { openPolicy, prepare, prepareWork } from './prepare';
 import type { Prepared, PrepareOptions, Work } from './prepare';
 

@@ -24,7 +24,7 @@ import {
   sftSettings,
   withCheckpoint,
 } from './config';
-import type { Experiment } from './config';
+import type { Experiment } from './experiment-schema';
 import { trainGrpo } from './grpo';
 import type { ScoredRollouts } from './grpo';
 import { evaluateHeldOut } from './held-out';

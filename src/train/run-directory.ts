@@ -29,7 +29,7 @@ import {
   setAsideAfter,
 } from './checkpoint';
 import type { CheckpointState, LoopState } from './checkpoint';
-import type { Experiment } from './config';
+import type { Experiment } from './experiment-schema';
 import type { LoopResult, StepRecord } from './loop';
 import { EventFile } from '../runtime/event-file';
 import { Monitor } from './monitor';

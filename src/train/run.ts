@@ -5,7 +5,7 @@ import type { LocalPolicy } from '../policy/local';
 import { defaultMode } from '../runtime/compile';
 import { messageOf, NumericError } from '../runtime/errors';
 import { binding, tf } from '../runtime/tf';
-import type { Experiment } from './config';
+import type { Experiment } from './experiment-schema';
 import type { LoopHooks, LoopResult, StepRecord } from './loop';
 import { dataHash, openPolicy, prepare, prepareWork } from './prepare';
 import type { PrepareOptions } from './prepare';
