@@ -174,9 +174,9 @@ describe('a task of one’s own', () => {
 describe('the example of a task of one’s own', () => {
   it('is ready to run', async () => {
     const prepared = await prepare(loadExperiment('configs/tasks/question_small.yaml'), {});
-    expect(prepared.isReplies).toBe(false);
-    const { task, records, reward } = prepared;
-    expect([records.length, reward.name]).toEqual([100, 'question.mjs']);
+    expect(prepared.experiment.task).toBeDefined();
+    const { task, records } = prepared;
+    expect([records.length, task.reward.name]).toEqual([100, 'question.mjs']);
     const prompt = { id: records[0].id, tokenIds: [1], record: records[0] };
     const scores = await task.score(
       ['What is it?', 'It is. What?', 'No.', ''].map((text) => ({ prompt, text })),

@@ -73,13 +73,13 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
  */
 export async function runProcess(): Promise<void> {
   const interrupt = new AbortController();
-  const stop = (code: number): void => {
-    if (interrupt.signal.aborted) process.exit(code);
+  const stop = (): void => {
+    if (interrupt.signal.aborted) process.exit(EXIT.interrupted);
     interrupt.abort(new Interrupted());
   };
-  process.on('SIGINT', () => stop(EXIT.interrupted));
+  process.on('SIGINT', stop);
   // What a batch system sends before it kills.
-  process.on('SIGTERM', () => stop(EXIT.interrupted));
+  process.on('SIGTERM', stop);
   // A write after the reader left is reported to its callback; without a listener it would end the process too.
   process.stdout.on('error', () => {});
   const { stdin, stdout, stderr } = process;

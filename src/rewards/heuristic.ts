@@ -135,7 +135,6 @@ export function heuristicReward(parts: HeuristicParts): Reward {
   const { embedder, lexicon, name = 'heuristic' } = parts;
   const options = parseStrict(heuristicSchema, parts.options ?? {}, name);
   const generic = phrasePattern(options.engagement.generic_phrases);
-  const names = Object.keys(options.weights) as HeuristicComponent[];
 
   const judge = async (tweet: string, reply: string): Promise<Components> => ({
     relevance: relevanceOf(cosineSimilarity(await embedder.embed(tweet), await embedder.embed(reply))),
@@ -145,6 +144,27 @@ export function heuristicReward(parts: HeuristicParts): Reward {
     punctuation: punctuationOf(reply, options.punctuation),
     engagement: engagementOf(reply, generic, options.engagement),
   });
+  const combine = (terms: readonly WeightedComponent[]): number =>
+    terms.reduce((sum, { weight, value }) => sum + weight * value, 0);
+  return guardedReward({ embedder, options, name, judge, combine });
+}
+
+/** A component's value in [0, 1] with its weight. */
+export interface WeightedComponent {
+  weight: number;
+  value: number;
+}
+
+/** What the presets share: guards before the components, and a total made of components and weights. */
+export function guardedReward(parts: {
+  embedder: Embedder;
+  options: Pick<HeuristicOptions, 'weights' | 'guards'>;
+  name: string;
+  judge: (tweet: string, trimmedReply: string) => Promise<Components>;
+  combine: (terms: readonly WeightedComponent[]) => number;
+}): Reward {
+  const { embedder, options, name, judge, combine } = parts;
+  const names = Object.keys(options.weights) as HeuristicComponent[];
   const score = async (tweet: string, untrimmed: string): Promise<RewardResult> => {
     const reply = untrimmed.trim();
     const guarded = guard(codePoints(reply), options.guards);
@@ -152,7 +172,7 @@ export function heuristicReward(parts: HeuristicParts): Reward {
       return { total: guarded, components: Object.fromEntries(names.map((each) => [each, guarded])) };
     }
     const components = await judge(tweet, reply);
-    const total = names.reduce((sum, each) => sum + options.weights[each] * components[each], 0);
+    const total = combine(names.map((each) => ({ weight: options.weights[each], value: components[each] })));
     return { total: Math.min(1, total), components }; // the weights may sum to 1 + 1e-16
   };
   const degraded = embedder.degraded === undefined ? [] : [`relevance: ${embedder.degraded}`];

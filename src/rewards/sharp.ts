@@ -12,11 +12,11 @@ import { cosineSimilarity } from '../metrics/diversity';
 import { wordpunct } from '../metrics/text';
 import { parseStrict } from '../runtime/strict';
 import type { Embedder } from './embeddings';
-import { codePoints, guard, phrasePattern } from './heuristic';
+import { codePoints, guardedReward, phrasePattern } from './heuristic';
+import type { WeightedComponent } from './heuristic';
 import { guardsSchema, weightsSchema } from './heuristic-options';
 import type { HeuristicComponent } from './heuristic-options';
-import { scoreEach } from './reward';
-import type { Reward, RewardResult } from './reward';
+import type { Reward } from './reward';
 import { polarity } from './sentiment';
 import type { Lexicon } from './sentiment';
 import { BAIT, EMPTY_PHRASES, FUNCTION_WORDS, INSULTS, PROMOTION, REASONS } from './sharp-words';
@@ -184,7 +184,6 @@ export interface SharpParts {
 export function sharpReward(parts: SharpParts): Reward {
   const { embedder, lexicon, name = 'sharp' } = parts;
   const options = parseStrict(sharpSchema, parts.options ?? {}, name);
-  const names = Object.keys(options.weights) as HeuristicComponent[];
 
   const judge = async (tweet: string, reply: string): Promise<Record<HeuristicComponent, number>> => {
     const [tweetWords, replyWords] = [wordsOf(tweet), wordsOf(reply)];
@@ -198,19 +197,7 @@ export function sharpReward(parts: SharpParts): Reward {
       engagement: sharpEngagement(reply),
     };
   };
-  const score = async (tweet: string, untrimmed: string): Promise<RewardResult> => {
-    const reply = untrimmed.trim();
-    const guarded = guard(codePoints(reply), options.guards);
-    if (guarded !== null) {
-      return { total: guarded, components: Object.fromEntries(names.map((each) => [each, guarded])) };
-    }
-    const components = await judge(tweet, reply);
-    const logarithm = names.reduce(
-      (sum, each) => sum + options.weights[each] * Math.log(Math.max(FLOOR, components[each])),
-      0,
-    );
-    return { total: Math.min(1, Math.exp(logarithm)), components };
-  };
-  const degraded = embedder.degraded === undefined ? [] : [`relevance: ${embedder.degraded}`];
-  return { name, degraded, score, scoreBatch: (pairs) => scoreEach(score, pairs) };
+  const combine = (terms: readonly WeightedComponent[]): number =>
+    Math.exp(terms.reduce((sum, { weight, value }) => sum + weight * Math.log(Math.max(FLOOR, value)), 0));
+  return guardedReward({ embedder, options, name, judge, combine });
 }

@@ -24,16 +24,10 @@ import { Course, Stopwatch } from './loop';
 import type { LoopHooks, LoopResult, OptimiserSettings } from './loop';
 import { checkDiversity, collectRollouts, rolloutMetrics } from './rollouts';
 import type { MeasureDiversity, RolloutSettings } from './rollouts';
-import { chunks, countSteps, planSteps } from './schedule';
+import { chunks, planRun } from './schedule';
+import type { PlanSettings } from './schedule';
 
-export interface GrpoSettings extends OptimiserSettings, RolloutSettings {
-  epochs: number;
-  /** Replaces the number of steps that the epochs make. */
-  maxSteps?: number;
-  /** Prompts of a micro-batch. */
-  batchSize: number;
-  /** Micro-batches of an optimiser step. */
-  accumulation: number;
+export interface GrpoSettings extends OptimiserSettings, PlanSettings, RolloutSettings {
   /** Temperature of the log-probabilities in the loss; TRL's is the sampling temperature. */
   lossTemperature: number;
   /** Updates on each batch of rollouts. */
@@ -74,12 +68,9 @@ export async function trainGrpo(
 ): Promise<LoopResult> {
   const judges = { score, diversity: hooks.diversity };
   checkDiversity(settings, judges);
-  const perStep = settings.batchSize * settings.accumulation;
-  const totalSteps = countSteps(prompts.length, perStep, settings.epochs, settings.maxSteps);
-  const limit = settings.maxSteps === undefined ? Math.ceil(prompts.length * settings.epochs) : Infinity;
+  const { totalSteps, steps } = planRun(prompts.length, settings);
   const course = new Course(policy, settings, totalSteps, hooks);
-  const plan = planSteps(prompts.length, perStep, totalSteps, settings.seed, limit);
-  for await (const { step, items } of course.left(plan)) {
+  for await (const { step, items } of course.left(steps)) {
     const watch = new Stopwatch();
     const begin = performance.now();
     // 1. Sample G completions for each prompt, and reward each; draw groups without signal again.

@@ -17,7 +17,7 @@ import { ConfigError, ShapeError } from '../runtime/errors';
 import { Course, meanOf } from './loop';
 import type { LoopHooks, LoopResult } from './loop';
 import type { MeasureDiversity } from './rollouts';
-import { chunks, countSteps, planSteps } from './schedule';
+import { chunks, planRun } from './schedule';
 import { accumulateSft } from './sft';
 import type { SftSettings } from './sft';
 
@@ -71,12 +71,9 @@ export async function trainPolychromic(
   hooks: PolychromicHooks,
 ): Promise<LoopResult> {
   checkSettings(settings, hooks);
-  const perStep = settings.batchSize * settings.accumulation;
-  const totalSteps = countSteps(examples.length, perStep, settings.epochs, settings.maxSteps);
-  const limit = settings.maxSteps === undefined ? Math.ceil(examples.length * settings.epochs) : Infinity;
+  const { totalSteps, steps } = planRun(examples.length, settings);
   const course = new Course(policy, settings, totalSteps, hooks);
-  const plan = planSteps(examples.length, perStep, totalSteps, settings.seed, limit);
-  for await (const { step, items } of course.left(plan)) {
+  for await (const { step, items } of course.left(steps)) {
     const begin = performance.now();
     // 1. Quality: cross-entropy of the examples, as in trainSft.
     const { loss, totalTokens } = await accumulateSft(policy, examples, items, settings);

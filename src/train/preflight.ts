@@ -12,6 +12,7 @@ import { grpoSettings, polychromicOf, polychromicSettings } from './config';
 import type { Experiment } from './experiment-schema';
 import { openPolicy, prepare, prepareWork } from './prepare';
 import type { Prepared, PrepareOptions, Work } from './prepare';
+import { RunDirectory } from './run-directory';
 
 /** One line of the list. */
 export interface PreflightCheck {
@@ -23,15 +24,20 @@ export interface PreflightCheck {
 export interface Preflight {
   checks: PreflightCheck[];
   totalSteps: number;
-  /** Of the measured steps, in order, without the first, in which functions are compiled. */
+  /**
+   * Of the measured steps, in order, without the first, in which functions are compiled; polychromic: those without the
+   * diversity term.
+   */
   stepSeconds: number[];
-  /** Median step x steps; evaluations and saves come on top. */
+  /** Median step x steps (polychromic: with its share of diversity terms); evaluations and saves come on top. */
   etaSeconds: number;
   cost: number | null;
 }
 
 const WARM_STEPS = 1;
 const MEASURED_STEPS = 3;
+/** More steps than are measured. */
+const NEVER = 1e9;
 
 /** The nearest directory on the way to a path that exists. */
 function existingParent(place: string): string {
@@ -47,7 +53,7 @@ function outputCheck({ output_dir: directory }: Experiment, resume: boolean): Pr
   } catch {
     return { name, ok: false, detail: `${directory}: may not be written to; choose another directory` };
   }
-  if (existsSync(path.join(directory, 'config.resolved.yaml')) && !resume)
+  if (RunDirectory.holdsRun(directory) && !resume)
     return { name, ok: false, detail: `${directory}: holds a run already; --resume it, or choose another` };
   return { name, ok: true, detail: directory };
 }
@@ -85,7 +91,8 @@ function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy):
 }
 
 function checksOf(prepared: Prepared, policy: LocalPolicy, work: Work, resume: boolean): PreflightCheck[] {
-  const { experiment, records, evaluation, reward } = prepared;
+  const { experiment, records, evaluation } = prepared;
+  const { reward } = prepared.task;
   const { method, seed, training, model } = experiment;
   const device = binding.isUsingGpuDevice() ? 'gpu' : 'cpu';
   const degraded = reward.degraded.length === 0 ? '' : ` (degraded: ${reward.degraded.join('; ')})`;
@@ -144,24 +151,27 @@ function middleOf(values: readonly number[]): number {
   return values.slice().sort((a, b) => a - b)[values.length >> 1] ?? 0;
 }
 
-/** Seconds that polychromic's diversity term adds to a step, over all steps: it joins one in `every`. */
-async function diversitySeconds(
+/**
+ * Seconds of the measured steps, and of a mean step of the run. Polychromic's diversity term joins one step in `every`: its
+ * steps are measured without it, then with it.
+ */
+async function measure(
   prepared: Prepared,
   policy: LocalPolicy,
   options: PreflightOptions,
-): Promise<number | null> {
+): Promise<{ stepSeconds: number[]; meanSeconds: number }> {
   const { experiment } = prepared;
-  if (experiment.method !== 'polychromic') return null;
-  const { diversityEvery } = polychromicSettings(experiment);
-  const at = (every: number): Promise<number[]> => {
-    const polychromic = { ...polychromicOf(experiment), every };
-    return measureSteps(
-      prepareWork({ ...prepared, evaluation: [], experiment: { ...experiment, polychromic } }, policy),
-      options,
-    );
-  };
-  const [always, never] = [await at(1), await at(1e6)];
-  return Math.max(0, middleOf(always) - middleOf(never)) / diversityEvery;
+  const at = (of: Experiment): Promise<number[]> =>
+    measureSteps(prepareWork({ ...prepared, evaluation: [], experiment: of }, policy), options);
+  if (experiment.method !== 'polychromic') {
+    const stepSeconds = await at(experiment);
+    return { stepSeconds, meanSeconds: middleOf(stepSeconds) };
+  }
+  const polychromic = polychromicOf(experiment);
+  const stepSeconds = await at({ ...experiment, polychromic: { ...polychromic, every: NEVER } });
+  const withTerm = await at({ ...experiment, polychromic: { ...polychromic, every: 1 } });
+  const [plain, full] = [middleOf(stepSeconds), middleOf(withTerm)];
+  return { stepSeconds, meanSeconds: plain + (full - plain) / polychromic.every };
 }
 
 /**
@@ -176,14 +186,15 @@ export async function preflight(given: Experiment, options: PreflightOptions = {
     const work = prepareWork({ ...prepared, evaluation: [] }, policy);
     const checks = checksOf(prepared, policy, work, options.resume ?? false);
     const isFine = checks.every(({ ok }) => ok);
-    const stepSeconds = isFine ? await measureSteps(work, options) : [];
-    const more = isFine ? await diversitySeconds(prepared, policy, options) : null;
-    const etaSeconds = work.totalSteps * (middleOf(stepSeconds) + (more ?? 0));
+    const { stepSeconds, meanSeconds } = isFine
+      ? await measure(prepared, policy, options)
+      : { stepSeconds: [], meanSeconds: 0 };
+    const etaSeconds = work.totalSteps * meanSeconds;
     const { pricePerHour } = options;
     const cost = pricePerHour === undefined ? null : (pricePerHour * etaSeconds) / 3600;
     return { checks, totalSteps: work.totalSteps, stepSeconds, etaSeconds, cost };
   } finally {
     policy.dispose();
-    if (options.reward === undefined) prepared.reward.dispose?.();
+    if (options.reward === undefined) prepared.task.reward.dispose?.();
   }
 }

@@ -40,7 +40,7 @@ import {
 } from './polychromic';
 import { keepsSamples } from './rollouts';
 import type { MeasureDiversity } from './rollouts';
-import { countSteps } from './schedule';
+import { planRun } from './schedule';
 import { sftLoss, trainSft } from './sft';
 import { readTaskRecords, replyTask, taskExamples, taskPrompts, taskRecords } from './task';
 import type { Task, TaskPrompt, TaskRecord } from './task';
@@ -71,12 +71,8 @@ export interface Prepared {
   tokenizer: Tokenizer;
   stopTokenIds: number[];
   task: Task;
-  /** The task is replies to tweets, whose reward and lengths have known bounds. */
-  isReplies: boolean;
   records: readonly TaskRecord[];
   evaluation: readonly TaskRecord[];
-  /** The task's reward, as the log names it. */
-  reward: Task['reward'];
   embedder: Embedder;
 }
 
@@ -122,8 +118,7 @@ export async function prepare(experiment: Experiment, options: PrepareOptions): 
   return {
     experiment:
       checkpoint === undefined ? experiment : withCheckpoint(experiment, readAdapterConfig(checkpoint)),
-    ...{ modelDirectory, tokenizer, task, records, evaluation, embedder, reward: task.reward },
-    isReplies: experiment.task === undefined,
+    ...{ modelDirectory, tokenizer, task, records, evaluation, embedder },
     // SFT teaches the tokenizer's end of turn: it must end a completion, whatever the model's files say.
     stopTokenIds: [...new Set([...config.eosTokenIds, tokenizer.eosTokenId])],
   };
@@ -146,8 +141,8 @@ function bytesOf(...place: string[]): Buffer | string {
 }
 
 /**
- * What the run's numbers come from beside its settings, in one: records, reward, the adapter that it starts from, the
- * model's configuration. A resumed run must have the same.
+ * What the run's numbers come from beside its settings, in one: records, the reward's module or file (not what such a file
+ * names in turn), the adapter that it starts from, the model's configuration. A resumed run must have the same.
  */
 export function dataHash({ task, records, evaluation, experiment, modelDirectory }: Prepared): string {
   const { reward = '', checkpoint_path: start } = experiment;
@@ -172,11 +167,6 @@ export function prepareWork(prepared: Prepared, policy: LocalPolicy): Work {
     case 'grpo':
       return prepareGrpo(prepared, policy);
   }
-}
-
-function stepsOf({ training }: Experiment, count: number): number {
-  const perStep = training.batch_size * training.gradient_accumulation_steps;
-  return countSteps(count, perStep, training.epochs, training.max_steps);
 }
 
 /** No prompt with a completion may be longer than the model's positions. */
@@ -280,7 +270,7 @@ function prepareSft(prepared: Prepared, policy: LocalPolicy): Work {
   const examples = trainingExamples(prepared);
   const evaluation = sftEvaluation(prepared, policy);
   return {
-    ...{ totalSteps: stepsOf(experiment, examples.length), count: examples.length },
+    ...{ totalSteps: planRun(examples.length, sftSettings(experiment)).totalSteps, count: examples.length },
     run: (sink, hooks) =>
       trainSft(policy, examples, sftSettings(experiment), { ...hooks, evaluate: evaluation?.(sink) }),
   };
@@ -311,7 +301,7 @@ function preparePolychromic(prepared: Prepared, policy: LocalPolicy): Work {
     polychromicSettings(experiment).maxNewTokens,
   );
   return {
-    ...{ totalSteps: stepsOf(experiment, examples.length), count: examples.length },
+    ...{ totalSteps: planRun(examples.length, sftSettings(experiment)).totalSteps, count: examples.length },
     run: (sink, hooks) =>
       trainPolychromic(policy, examples, polychromicSettings(experiment), {
         ...hooks,
@@ -332,7 +322,7 @@ function prepareGrpo(prepared: Prepared, policy: LocalPolicy): Work {
   const evaluation = heldOutReplies(prepared, policy);
   policy.freezeReference();
   return {
-    ...{ totalSteps: stepsOf(experiment, prompts.length), count: prompts.length },
+    ...{ totalSteps: planRun(prompts.length, settings).totalSteps, count: prompts.length },
     run: (sink, hooks) =>
       trainGrpo(policy, prompts, scorerOf(prepared, prompts), settings, {
         ...hooks,

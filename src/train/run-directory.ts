@@ -177,13 +177,21 @@ export class RunDirectory {
     return state.interrupted ? null : state.global_step;
   }
 
+  /** Whether a directory has a run, or anything of one: it is not begun over. */
+  static holdsRun(directory: string): boolean {
+    if (!existsSync(directory)) return false;
+    const sizeOf = (name: string): number =>
+      statSync(path.join(directory, name), { throwIfNoEntry: false })?.size ?? -1;
+    return (
+      [CONFIG, FINAL, EVENTS].some((name) => sizeOf(name) >= 0) ||
+      [...GROWING, 'run.log'].some((name) => sizeOf(name) > 0) ||
+      checkpointSteps(directory).length > 0
+    );
+  }
+
   private async begin(): Promise<void> {
     const { directory, experiment, overwrite = false, tensorflow } = this.options;
-    const grown = [...GROWING, 'run.log'].some(
-      (name) => existsSync(this.file(name)) && statSync(this.file(name)).size > 0,
-    );
-    const holds = [CONFIG, FINAL, EVENTS].some((name) => existsSync(this.file(name)));
-    if ((holds || grown || checkpointSteps(directory).length > 0) && !overwrite) {
+    if (RunDirectory.holdsRun(directory) && !overwrite) {
       throw new ConfigError(
         `${directory}: holds a run already. Resume it (--resume), or give another output directory (--output).`,
       );
@@ -247,8 +255,8 @@ export class RunDirectory {
   private cutBack(name: string, bytes: number): void {
     const file = this.file(name);
     if (!existsSync(file)) this.append(name, '');
+    if (statSync(file).size >= bytes) return truncateSync(file, bytes);
     const content = readFileSync(file);
-    if (content.length >= bytes) return truncateSync(file, bytes);
     this.warn(`${file} has ${content.length} bytes, ${bytes} at the checkpoint: rows are missing from it`);
     truncateSync(file, content.lastIndexOf('\n') + 1);
   }

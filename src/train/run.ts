@@ -48,7 +48,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
     run = await RunDirectory.open({
       ...{ directory: experiment.output_dir, experiment, data: dataHash(prepared) },
       ...{ resume: hooks.resume, overwrite: hooks.overwrite },
-      ...{ replies: prepared.isReplies, tensorflow: binding.TF_Version },
+      ...{ replies: experiment.task === undefined, tensorflow: binding.TF_Version },
       notify: hooks.notify ?? (() => undefined),
     });
     if (run.resumed !== null) await policy.load(run.resumed.directory, { optimiser: true });
@@ -58,7 +58,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
       `TensorFlow ${binding.TF_Version} on ${device}, ${defaultMode()} mode, Node ${process.versions.node}`,
     );
     const isScored = experiment.method === 'grpo' || prepared.evaluation.length > 0;
-    const degraded = isScored ? prepared.reward.degraded : [];
+    const degraded = isScored ? prepared.task.reward.degraded : [];
     for (const name of degraded) run.log(`degraded: ${name}`);
     try {
       const result = await work.run(run, loopHooks(run, policy, experiment, hooks));
@@ -80,7 +80,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
     throw error;
   } finally {
     run?.close();
-    if (hooks.reward === undefined) prepared.reward.dispose?.();
+    if (hooks.reward === undefined) prepared.task.reward.dispose?.();
   }
 }
 

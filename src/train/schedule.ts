@@ -48,6 +48,30 @@ export function* planSteps(
   }
 }
 
+/** How much of the data a run sees, and in what portions. */
+export interface PlanSettings {
+  epochs: number;
+  /** Replaces the number of steps that the epochs make. */
+  maxSteps?: number;
+  /** Examples (GRPO: prompts) of a micro-batch. */
+  batchSize: number;
+  /** Micro-batches of an optimiser step. */
+  accumulation: number;
+  seed: number;
+}
+
+/** The steps of a run over n examples. @throws ConfigError  when there are none */
+export function planRun(
+  n: number,
+  settings: PlanSettings,
+): { totalSteps: number; steps: Generator<StepPlan> } {
+  const { epochs, maxSteps, batchSize, accumulation, seed } = settings;
+  const perStep = batchSize * accumulation;
+  const totalSteps = countSteps(n, perStep, epochs, maxSteps);
+  const limit = maxSteps === undefined ? Math.ceil(n * epochs) : Infinity;
+  return { totalSteps, steps: planSteps(n, perStep, totalSteps, seed, limit) };
+}
+
 /** A list in parts of at most `size`. */
 export function chunks<T>(items: readonly T[], size: number): T[][] {
   return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>

@@ -6,19 +6,10 @@ import type { Policy } from '../policy/policy';
 import type { SftTrainingExample } from '../rewards/replies';
 import { Course } from './loop';
 import type { LoopHooks, LoopResult, OptimiserSettings } from './loop';
-import { chunks, countSteps, planSteps } from './schedule';
-import type { StepPlan } from './schedule';
+import { chunks, planRun } from './schedule';
+import type { PlanSettings, StepPlan } from './schedule';
 
-export interface SftSettings extends OptimiserSettings {
-  epochs: number;
-  /** Replaces the number of steps that the epochs make. */
-  maxSteps?: number;
-  /** Examples of a micro-batch. */
-  batchSize: number;
-  /** Micro-batches of an optimiser step. */
-  accumulation: number;
-  seed: number;
-}
+export type SftSettings = OptimiserSettings & PlanSettings;
 
 /**
  * Trains the policy on the examples.
@@ -31,12 +22,9 @@ export async function trainSft(
   settings: SftSettings,
   hooks: LoopHooks = {},
 ): Promise<LoopResult> {
-  const perStep = settings.batchSize * settings.accumulation;
-  const totalSteps = countSteps(examples.length, perStep, settings.epochs, settings.maxSteps);
-  const limit = settings.maxSteps === undefined ? Math.ceil(examples.length * settings.epochs) : Infinity;
+  const { totalSteps, steps } = planRun(examples.length, settings);
   const course = new Course(policy, settings, totalSteps, hooks);
-  const plan = planSteps(examples.length, perStep, totalSteps, settings.seed, limit);
-  for await (const { step, items } of course.left(plan)) {
+  for await (const { step, items } of course.left(steps)) {
     const begin = performance.now();
     const { loss, totalTokens } = await accumulateSft(policy, examples, items, settings);
     const ids = items.map(({ index }) => examples[index].id);
