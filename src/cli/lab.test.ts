@@ -1,5 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { runCli, temporaryDirectory } from '../../test/cli';
@@ -48,60 +47,5 @@ describe('grpolab lab', () => {
 
   it('explains itself instead of Jupyter', async () => {
     expect((await runCli(['lab', '--help'])).stdout).toContain('grpolab lab: open JupyterLab');
-  });
-});
-
-/** The launcher in a project of its own, whose tslab is replaced by the given program. */
-function launcher(startKernel: string) {
-  const root = realpathSync(temporaryDirectory());
-  cpSync('kernels', join(root, 'kernels'), { recursive: true });
-  const tslab = join(root, 'node_modules/tslab/dist');
-  mkdirSync(tslab, { recursive: true });
-  mkdirSync(join(root, 'node_modules/grpolab'));
-  mkdirSync(join(root, 'notebooks'));
-  writeFileSync(join(tslab, 'main.js'), `exports.startKernel = (options) => { ${startKernel} };`);
-  return { root, file: join(root, 'kernels/grpolab/kernel.cjs') };
-}
-
-describe('the kernel launcher', () => {
-  it('starts from its own kernelspec', () => {
-    const spec = JSON.parse(readFileSync('kernels/grpolab/kernel.json', 'utf8')) as { argv: string[] };
-    expect(spec.argv).toEqual(['node', '{resource_dir}/kernel.cjs', '{connection_file}']);
-  });
-
-  it('stays in the folder of a notebook of the project, and goes to the project from elsewhere', () => {
-    const { root, file } = launcher('console.log(JSON.stringify([process.cwd(), options.configPath]))');
-    const run = (cwd: string): unknown =>
-      JSON.parse(spawnSync(process.execPath, [file, 'connection.json'], { cwd, encoding: 'utf8' }).stdout);
-    expect(run(join(root, 'notebooks'))).toEqual([join(root, 'notebooks'), 'connection.json']);
-    expect(run(temporaryDirectory())).toEqual([root, 'connection.json']);
-  });
-
-  it('gives tfjs the functions that Node 23 removed, and TensorFlow its quiet log level', () => {
-    const { root, file } = launcher(
-      `const util = require('node:util');
-       console.log(JSON.stringify([util.isNullOrUndefined(null), util.isNullOrUndefined(0), util.isArray([]),
-         process.env.TF_CPP_MIN_LOG_LEVEL]))`,
-    );
-    const env = { ...process.env };
-    delete env.TF_CPP_MIN_LOG_LEVEL;
-    const { stdout } = spawnSync(process.execPath, [file], { cwd: root, encoding: 'utf8', env });
-    expect(JSON.parse(stdout)).toEqual([true, false, true, '2']);
-  });
-
-  it('survives an interrupt and passes it on to whoever listens to the bus', async () => {
-    const { root, file } = launcher(
-      `const timer = setTimeout(() => {}, 20000);
-       globalThis[Symbol.for('grpolab.interrupt')].on('interrupt', () => { console.log('heard'); clearTimeout(timer); });
-       console.log('ready');`,
-    );
-    const child = spawn(process.execPath, [file], { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
-    let output = '';
-    child.stdout.on('data', (chunk: Buffer) => {
-      output += chunk.toString();
-      if (output === 'ready\n') child.kill('SIGINT');
-    });
-    const code = await new Promise((done) => child.on('close', done));
-    expect([code, output]).toEqual([0, 'ready\nheard\n']);
   });
 });

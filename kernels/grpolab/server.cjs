@@ -1,0 +1,394 @@
+// A Jupyter kernel for TypeScript: tslab compiles and runs the cells, this file speaks with Jupyter. Beside tslab's own
+// server it sends errors as `error` messages, interrupts loops that never wait, leaves the library the time to save what
+// it does, and loads the library anew when it was built again.
+const { EventEmitter } = require('node:events');
+const { readFileSync, realpathSync } = require('node:fs');
+const path = require('node:path');
+const util = require('node:util');
+const vm = require('node:vm');
+const { Worker } = require('node:worker_threads');
+const { Build } = require('./build.cjs');
+const {
+  diagnosticsContent,
+  errorContent,
+  interruptedContent,
+  rememberCell,
+  sentenceContent,
+} = require('./errors.cjs');
+const { readMessage, writeMessage } = require('./wire.cjs');
+
+/** Text of the same stream that follows within this time goes out as one message. */
+const STREAM_MS = 40;
+/** Time for the rest of a "Run All" to arrive, which is not run after a failed cell. */
+const ABORT_MS = 30;
+/** What a shutdown leaves the library to save, in less than the time after which the process is killed. */
+const LAST_WORDS_MS = 4_000;
+const PARENT_CHECK_MS = 3_000;
+
+/** What the library finds of the kernel that it runs in, under this symbol. */
+const KERNEL = Symbol.for('grpolab.kernel');
+
+class Kernel {
+  constructor({ root, connectionFile, problem }) {
+    this.root = root;
+    this.connection = JSON.parse(readFileSync(connectionFile, 'utf8'));
+    this.problem = problem;
+    this.build = new Build(root);
+    this.count = 0;
+    this.queue = [];
+    this.running = null;
+    this.latest = undefined;
+    this.streams = { name: '', text: '', sent: 0, timer: null };
+    this.shared = new Int32Array(new SharedArrayBuffer(12));
+    this.interrupts = new EventEmitter();
+    this.interrupts.setMaxListeners(0);
+    const countListeners = (change) => (event) => {
+      if (event === 'interrupt') Atomics.add(this.shared, 0, change);
+    };
+    this.interrupts.on('newListener', countListeners(1)).on('removeListener', countListeners(-1));
+  }
+
+  async start() {
+    // Its own packages are found from where it really is.
+    const tslab = realpathSync(path.join(this.root, 'node_modules/tslab/dist'));
+    const { createConverter } = require(path.join(tslab, 'converter.js'));
+    const { createExecutor } = require(path.join(tslab, 'executor.js'));
+    this.compiler = require(path.join(tslab, 'converter.js'));
+    this.inspection = require(path.join(tslab, 'inspect.js'));
+    this.display = require(path.join(tslab, 'jupyter.js'));
+    const { versions } = require(path.join(tslab, 'public.js'));
+    const converters = { node: createConverter({ isJS: false, isBrowser: false }), close() {} };
+    watchCells(this.shared, () => this.count);
+    this.executor = createExecutor(process.cwd(), converters, {
+      log: (value) => this.showResult(value),
+      error: (...values) => this.takeFailure(values),
+    });
+    this.info = kernelInfo(versions.typescript);
+    this.takeOver();
+    await this.listen(require.resolve('zeromq', { paths: [tslab] }));
+  }
+
+  /** Output, interrupts and errors that no cell caught. */
+  takeOver() {
+    for (const name of ['stdout', 'stderr']) {
+      process[name].write = (chunk, encoding, callback) => {
+        this.write(name, typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString());
+        const done = typeof encoding === 'function' ? encoding : callback;
+        if (done) process.nextTick(done);
+        return true;
+      };
+    }
+    globalThis[KERNEL] = {
+      interrupts: this.interrupts,
+      display: (data, options) => this.showDisplay(data, options),
+    };
+    // What tslab's own `display` calls.
+    this.display.lastWriteDisplayData = (content, update) =>
+      this.publish(update ? 'update_display_data' : 'display_data', content);
+    process.on('SIGINT', () => this.interrupt());
+    process.on('SIGTERM', () => void this.shutdown());
+    for (const event of ['uncaughtException', 'unhandledRejection'])
+      process.on(event, (error) => this.publish('error', errorContent(error)));
+    // Jupyter may have been killed: a kernel that nobody can reach ends, and what it trains is saved.
+    const parent = process.ppid;
+    setInterval(() => process.ppid === parent || void this.shutdown(), PARENT_CHECK_MS).unref();
+  }
+
+  async listen(zeromqPath) {
+    const zeromq = require(zeromqPath);
+    const { transport, ip } = this.connection;
+    this.publisher = new zeromq.Publisher({ linger: 1000 });
+    this.shell = new zeromq.Router({ linger: 1000 });
+    this.stdin = new zeromq.Router();
+    this.heartbeat = new zeromq.Reply();
+    const ports = { iopub: this.publisher, shell: this.shell, stdin: this.stdin, hb: this.heartbeat };
+    await Promise.all(
+      Object.entries(ports).map(([name, socket]) =>
+        socket.bind(`${transport}://${ip}:${this.connection[`${name}_port`]}`),
+      ),
+    );
+    await this.startControl(zeromqPath);
+    void echo(this.heartbeat);
+    this.publish('status', { execution_state: 'starting' });
+    for await (const frames of this.shell) this.receive(frames);
+  }
+
+  startControl(zeromqPath) {
+    const workerData = {
+      ...{ zeromqPath, connection: this.connection, kernelInfo: this.info },
+      shared: this.shared.buffer,
+    };
+    const worker = new Worker(path.join(__dirname, 'control.cjs'), { workerData });
+    this.control = worker;
+    return new Promise((resolve, reject) => {
+      worker.on('error', reject);
+      worker.on('message', (type) => {
+        if (type === 'ready') return resolve();
+        if (!this.ending) worker.postMessage('heard');
+        if (type === 'interrupt') this.interrupt();
+        if (type === 'shutdown') void this.shutdown();
+      });
+    });
+  }
+
+  receive(frames) {
+    let request;
+    try {
+      request = readMessage(this.connection.key, frames);
+    } catch (error) {
+      return this.write('stderr', `kernel: ${error.message}\n`);
+    }
+    const { msg_type: type } = request.header;
+    if (type === 'execute_request') {
+      this.queue.push(request);
+      if (this.running === null) void this.work();
+    } else this.answer(request, type);
+  }
+
+  /** Replies to everything but execution, also while a cell runs. */
+  answer(request, type) {
+    const { content } = request;
+    this.publish('status', { execution_state: 'busy' }, request);
+    const replies = {
+      kernel_info_request: () => this.info,
+      is_complete_request: () => this.isComplete(content),
+      inspect_request: () => this.inspect(content),
+      complete_request: () => this.complete(content),
+      comm_info_request: () => ({ status: 'ok', comms: {} }),
+      history_request: () => ({ status: 'ok', history: [] }),
+      shutdown_request: () => ({ status: 'ok', restart: content.restart === true }),
+    };
+    const reply = replies[type];
+    if (reply !== undefined) this.reply(request, reply());
+    this.publish('status', { execution_state: 'idle' }, request);
+    // Frontends take the last status for the kernel's, whatever request it belongs to.
+    if (this.running !== null) this.publish('status', { execution_state: 'busy' }, this.running);
+    if (type === 'shutdown_request') void this.shutdown();
+  }
+
+  isComplete({ code }) {
+    const { completed, indent } = this.compiler.isCompleteCode(code);
+    return completed ? { status: 'complete' } : { status: 'incomplete', indent };
+  }
+
+  inspect({ code, cursor_pos: position }) {
+    const found = this.executor.inspect(code, position);
+    const data = found ? { 'text/plain': this.inspection.printQuickInfo(found) } : {};
+    return { status: 'ok', found: Boolean(found), data, metadata: {} };
+  }
+
+  complete({ code, cursor_pos: position }) {
+    const { start, end, candidates } = this.executor.complete(code, position);
+    return { status: 'ok', matches: candidates, cursor_start: start, cursor_end: end, metadata: {} };
+  }
+
+  /** Runs the cells that wait, one after the other. */
+  async work() {
+    for (let request = this.queue.shift(); request !== undefined; request = this.queue.shift()) {
+      this.running = request;
+      await this.handleExecute(request);
+    }
+    this.running = null;
+  }
+
+  async handleExecute(request) {
+    const { code, silent = false, stop_on_error: stopOnError = true } = request.content;
+    this.latest = request;
+    this.publish('status', { execution_state: 'busy' });
+    if (!silent) this.count++;
+    const execution = { execution_count: this.count };
+    if (!silent) this.publish('execute_input', { code, ...execution });
+    const failure = await this.run(code);
+    this.flush();
+    if (failure === null) {
+      this.reply(request, { status: 'ok', ...execution, payload: [], user_expressions: {} });
+    } else {
+      this.publish('error', failure);
+      if (stopOnError) await new Promise((resolve) => setTimeout(resolve, ABORT_MS));
+      // Before the reply: what comes after it was sent by somebody who knows of the failure.
+      const waiting = stopOnError ? this.queue.splice(0) : [];
+      this.reply(request, { status: 'error', ...execution, ...failure });
+      for (const aborted of waiting) this.abort(aborted);
+    }
+    this.publish('status', { execution_state: 'idle' }, request);
+  }
+
+  abort(request) {
+    this.publish('status', { execution_state: 'busy' }, request);
+    this.reply(request, { status: 'aborted', execution_count: this.count });
+    this.publish('status', { execution_state: 'idle' }, request);
+  }
+
+  /** @returns the content of the cell's `error` message, or null */
+  async run(code) {
+    const problem = this.problem ?? this.build.problem();
+    if (problem !== null) return sentenceContent('SetupError', problem);
+    if (this.build.refresh(this.executor.locals))
+      this.write('stderr', 'The library was built again: its new code is in force from here on.\n');
+    this.failure = null;
+    this.diagnostics = [];
+    Atomics.store(this.shared, 1, 0);
+    this.askedToStop = false;
+    const interrupted = new Promise((resolve) => (this.endCell = resolve));
+    const ran = this.executor.execute(code).catch((error) => this.takeFailure([error]));
+    const ok = await Promise.race([ran, interrupted]);
+    this.endCell = undefined;
+    if (ok === 'interrupted') return interruptedContent();
+    if (ok) {
+      for (const { file, line, character, message } of this.diagnostics)
+        this.write('stderr', `${file}${line}:${character} ${message}\n`);
+      return null;
+    }
+    if (this.diagnostics.length > 0) return diagnosticsContent(this.diagnostics, code);
+    return errorContent(this.failure?.error);
+  }
+
+  /** What tslab prints of a cell that failed: complaints of its compiler, or what was thrown. */
+  takeFailure(values) {
+    const [format, file, line, character, message] = values;
+    if (values.length === 5 && format === '%s%d:%d - %s')
+      this.diagnostics.push({ file, line, character, message });
+    else this.failure = { error: values[0] };
+    return false;
+  }
+
+  /**
+   * Work of the library that listens ends at its next safe point, and the cell with it. Other cells, and any cell that is
+   * interrupted again, end at once; what they had started and awaited may go on behind them.
+   */
+  interrupt() {
+    if (this.endCell === undefined) return;
+    if (this.interrupts.listenerCount('interrupt') > 0 && !this.askedToStop) {
+      this.askedToStop = true;
+      this.write('stderr', 'Stopping at the next safe point; interrupt again to end the cell at once.\n');
+      this.interrupts.emit('interrupt');
+      return;
+    }
+    this.endCell('interrupted');
+    this.executor.interrupt();
+  }
+
+  async shutdown() {
+    if (this.ending) return;
+    this.ending = true;
+    this.queue.length = 0;
+    if (this.running !== null && this.interrupts.listenerCount('interrupt') > 0) {
+      this.interrupts.emit('interrupt');
+      const end = Date.now() + LAST_WORDS_MS;
+      while (this.interrupts.listenerCount('interrupt') > 0 && Date.now() < end)
+        await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    this.flush();
+    // A socket that is open when its thread ends crashes the process.
+    this.control?.postMessage('close');
+    for (const socket of [this.publisher, this.shell, this.stdin, this.heartbeat]) socket?.close();
+    await new Promise((resolve) => (this.control ? this.control.on('exit', resolve) : resolve()));
+    process.exit(0);
+  }
+
+  showResult(value) {
+    const text = typeof value === 'string' || isFrame(value) ? String(value) : util.inspect(value);
+    const content = { execution_count: this.count, data: { 'text/plain': text }, metadata: {} };
+    this.publish('execute_result', content);
+  }
+
+  /**
+   * Shows data by MIME type.
+   * @param options  `id` names the display; with `update` it replaces what stands under that name
+   */
+  showDisplay(data, { id, update = false, metadata = {} } = {}) {
+    const transient = id === undefined ? {} : { display_id: id };
+    this.publish(update ? 'update_display_data' : 'display_data', { data, metadata, transient });
+  }
+
+  /** Gathers text, so that a loop that prints does not flood the page; what is old enough goes out at once. */
+  write(name, text) {
+    const { streams } = this;
+    if (streams.name !== name) this.flush();
+    streams.name = name;
+    streams.text += text;
+    if (Date.now() - streams.sent >= STREAM_MS) this.flush();
+    else streams.timer ??= setTimeout(() => this.flush(), STREAM_MS);
+  }
+
+  flush() {
+    const { streams } = this;
+    clearTimeout(streams.timer);
+    const { name, text } = streams;
+    Object.assign(streams, { timer: null, text: '', sent: Date.now() });
+    if (text !== '') this.send('stream', { name, text });
+  }
+
+  /** @param request  whose output it is; default: that of the cell that runs, or ran last */
+  publish(type, content, request = this.latest) {
+    this.flush();
+    this.send(type, content, request);
+  }
+
+  send(type, content, request = this.latest) {
+    const frames = writeMessage(this.connection.key, type, content, { request });
+    this.publisher?.send(frames).catch(() => {}); // a publisher drops what it cannot send
+  }
+
+  reply(request, content) {
+    const type = request.header.msg_type.replace('request', 'reply');
+    const { identity } = request;
+    this.shell
+      .send(writeMessage(this.connection.key, type, content, { request, identity }))
+      .catch((error) => {
+        this.write('stderr', `kernel: a reply was not sent (${error.message})\n`);
+      });
+  }
+}
+
+/** danfo's tables print themselves as tables; what Node makes of them is pages of their insides. */
+function isFrame(value) {
+  return typeof value === 'object' && value !== null && '$dataIncolumnFormat' in value;
+}
+
+function kernelInfo(typescript) {
+  return {
+    status: 'ok',
+    protocol_version: '5.3',
+    implementation: 'grpolab',
+    implementation_version: '1.0',
+    language_info: {
+      ...{ name: 'typescript', version: typescript, mimetype: 'text/typescript', file_extension: '.ts' },
+      pygments_lexer: 'typescript',
+      // Both JupyterLab's and the classic notebook's editor find TypeScript by this.
+      codemirror_mode: { mode: 'typescript', name: 'javascript', typescript: true },
+    },
+    banner: `TypeScript ${typescript} on Node ${process.versions.node}, with grpolab`,
+    help_links: [],
+  };
+}
+
+/**
+ * Stands between tslab and Node's `vm`: gives a cell's script a name, so that the frames of an error say which cell they
+ * are of, and tells the control thread while the script is on the stack, where SIGINT ends it.
+ */
+function watchCells(shared, count) {
+  const run = vm.runInThisContext;
+  vm.runInThisContext = (code, options) => {
+    if (options?.breakOnSigint !== true) return run.call(vm, code, options);
+    const filename = `cell ${count()}`;
+    rememberCell(filename, code);
+    Atomics.store(shared, 2, 1);
+    try {
+      return run.call(vm, code, { ...options, filename });
+    } finally {
+      Atomics.store(shared, 2, 0);
+    }
+  };
+}
+
+async function echo(heartbeat) {
+  for await (const frames of heartbeat) await heartbeat.send(frames);
+}
+
+/** Runs a kernel until it is shut down. */
+async function startKernel(options) {
+  await new Kernel(options).start();
+}
+
+module.exports = { startKernel };
