@@ -10,3 +10,5 @@ export * as rewards from './rewards';
 export * as train from './train';
 export * as evaluation from './eval';
 export * as figures from './figures';
+export * as study from './study';
+export * as notebook from './notebook';

@@ -14,6 +14,7 @@ const layers = [
   'train',
   'eval',
   'figures',
+  'study',
   'notebook',
   'cli',
 ];

@@ -2,9 +2,9 @@
  * The table of commands. Options are declared here, so that the help loads nothing else; `run` imports the command's
  * module, so that only commands that compute load TensorFlow.
  */
+import { DEFAULTS, GRPO_RATES, shippedPath, SIZES } from '../study/settings';
 import type { OptionSpecs } from './arguments';
 import type { Command } from './command';
-import { GRPO_RATES, SHIPPED, SIZES } from './small-test-settings';
 
 /** Options that several commands share. */
 const MODEL: OptionSpecs = {
@@ -294,22 +294,22 @@ const smallTest: Command = {
   options: {
     model: {
       value: 'M',
-      default: SHIPPED.model,
+      default: shippedPath('model'),
       describe: 'directory of a Hugging Face model, or a hub id',
     },
     data: {
       value: 'F',
-      default: SHIPPED.data,
+      default: shippedPath('data'),
       describe: 'records; the first 100 train, the others are held out',
     },
     'eval-data': { value: 'F', describe: 'records whose tweets are held out, instead' },
     reward: {
       value: 'R',
-      default: 'heuristic',
+      default: DEFAULTS.reward,
       describe: 'heuristic, sharp, a YAML file, or a directory of train-reward',
     },
-    output: { value: 'D', default: 'runs/small-test', describe: 'where everything is written' },
-    seed: { value: 'N', default: '42', describe: 'of split, training and sampling' },
+    output: { value: 'D', default: DEFAULTS.output, describe: 'where everything is written' },
+    seed: { value: 'N', default: String(DEFAULTS.seed), describe: 'of split, training and sampling' },
     'grpo-steps': {
       value: 'N',
       describe: `optimiser steps of GRPO (default ${SIZES.full.grpoSteps}; with --short ${SIZES.short.grpoSteps})`,

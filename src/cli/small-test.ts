@@ -1,33 +1,27 @@
 /** `grpolab small-test`: the whole study on 100 examples: split, SFT warm start, GRPO, before and after on held-out prompts. */
-import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { writeSplit } from '../data/split-files';
-import { worldQuality } from '../data/world-law';
-import { compareEvaluations, evaluateReplies } from '../eval/replies';
 import type { ReplyEvaluation } from '../eval/replies';
-import { exportFigures } from '../figures/export';
-import { atomicWriteFile, ensureDirectory, strictJson } from '../runtime/files';
+import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
-import { parseExperiment } from '../train/config';
+import type { SmallTestOptions } from '../study/options';
+import { openOutput, writeSmallTest } from '../study/output';
+import { openSmallTest } from '../study/prepare';
+import type { SmallTest } from '../study/prepare';
+import { resultJson, smallTestResult } from '../study/result';
+import type { SmallTestResult } from '../study/result';
+import { evaluateSmallTest, trainSmallTest } from '../study/run';
+import type { SmallTestMethod } from '../study/run';
 import { Stopwatch } from '../train/loop';
 import type { LoopResult, StepRecord } from '../train/loop';
-import { runExperiment } from '../train/run';
 import type { RunResult } from '../train/run';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, Interrupted, LineWriter, notify } from './io';
-import { chartFiles, chartsOf } from './small-test-charts';
-import { prepareStudy } from './small-test-prepare';
-import type { Study } from './small-test-prepare';
-import { criteriaOf, reportLines, resultJson } from './small-test-report';
-import type { SmallTestResult } from './small-test-report';
-import { experimentOf, MAX_NEW_TOKENS } from './small-test-settings';
+import { withDownloadBar } from './open-model';
 
-type Method = 'sft' | 'grpo';
-
-/** What a run is made of: the study, where it reports to, and the time of each phase. */
+/** What a run is made of: the test, where it reports to, and the time of each phase. */
 interface Session {
-  study: Study;
+  test: SmallTest;
   io: Io;
   quiet: boolean;
   watch: Stopwatch;
@@ -49,18 +43,29 @@ const phases = {
   },
 } as const;
 
+/** @throws UsageError  for a number out of its range */
+function optionsOf(args: Arguments): SmallTestOptions {
+  return {
+    model: args.required('model'),
+    data: args.required('data'),
+    evaluationData: args.text('eval-data'),
+    reward: args.required('reward'),
+    output: args.required('output'),
+    seed: args.integer('seed', { min: 0 }),
+    short: args.flag('short'),
+    grpoSteps: args.given('grpo-steps') ? args.integer('grpo-steps', { min: 1 }) : undefined,
+    learningRate: args.given('learning-rate') ? args.number('learning-rate', { above: 0 }) : undefined,
+  };
+}
+
 /** One training phase with its progress bar; after Ctrl-C what it has trained is saved. */
-async function train(method: Method, { study, io, quiet, saved }: Session): Promise<RunResult> {
+async function train(method: SmallTestMethod, { test, io, quiet, saved }: Session): Promise<RunResult> {
   const { label, note } = phases[method];
   const progress = new Progress({ label, unit: 'steps', stream: io.stderr, quiet });
   let last = '';
   try {
-    const result = await runExperiment(parseExperiment(experimentOf(method, study.settings)), {
-      train: method === 'sft' ? study.split.phase1 : study.split.phase2,
-      reward: study.reward,
-      signal: io.signal,
-      overwrite: true,
-      notify: (line) => notify(io, line),
+    const result = await trainSmallTest(method, test, {
+      ...{ signal: io.signal, overwrite: true, notify: (line) => notify(io, line) },
       onStep: (record, totalSteps) => {
         progress.total = totalSteps;
         last = note(record);
@@ -76,17 +81,16 @@ async function train(method: Method, { study, io, quiet, saved }: Session): Prom
 }
 
 /** The policy's replies to the held-out prompts, with a progress bar. */
-async function evaluate(label: string, run: RunResult, session: Session): Promise<ReplyEvaluation> {
-  const { study, io, quiet } = session;
-  const { prompts, reward, isWorld, settings } = study;
-  const total = prompts.length;
+async function evaluate(
+  label: string,
+  run: RunResult,
+  { test, io, quiet }: Session,
+): Promise<ReplyEvaluation> {
+  const total = test.prompts.length;
   const progress = new Progress({ label, unit: 'prompts', total, stream: io.stderr, quiet });
   try {
-    const result = await evaluateReplies(run.policy, prompts, run.tokenizer, reward, {
-      generations: settings.generations,
-      ...{ temperature: 0.8, topP: 0.9, maxNewTokens: MAX_NEW_TOKENS, seed: settings.seed },
+    const result = await evaluateSmallTest(run, test, {
       signal: io.signal,
-      examiner: isWorld ? (tweet, reply) => worldQuality(tweet, reply).total : undefined,
       onProgress: (share) => progress.update(share * total),
     });
     progress.finish(`reward ${result.reward.toFixed(3)}`);
@@ -97,17 +101,15 @@ async function evaluate(label: string, run: RunResult, session: Session): Promis
 }
 
 async function trainAndEvaluate(
-  method: Method,
+  method: SmallTestMethod,
   session: Session,
 ): Promise<{ training: LoopResult; evaluation: ReplyEvaluation }> {
   const { label, evaluation: name } = phases[method];
   const run = await session.watch.measure(label, () => train(method, session));
   try {
     checkInterrupt(session.io);
-    if (method === 'sft') run.policy.freezeReference();
     const evaluation = await session.watch.measure(name, () => evaluate(name, run, session));
-    const { steps, history, interrupted, stoppedEarly, best } = run;
-    return { training: { steps, history, interrupted, stoppedEarly, best }, evaluation };
+    return { training: run, evaluation };
   } finally {
     run.policy.dispose();
   }
@@ -115,20 +117,15 @@ async function trainAndEvaluate(
 
 /** Both phases. After Ctrl-C it says what is saved. @throws Interrupted */
 async function runPhases(session: Session): Promise<SmallTestResult> {
-  const { study, io, saved } = session;
+  const { test, io, saved, watch } = session;
   try {
     const sft = await trainAndEvaluate('sft', session);
     const grpo = await trainAndEvaluate('grpo', session);
     checkInterrupt(io);
-    return {
-      ...study.facts,
-      before: sft.evaluation,
-      after: grpo.evaluation,
-      changes: compareEvaluations(sft.evaluation, grpo.evaluation, study.settings.seed),
-      sft: sft.training,
-      grpo: grpo.training,
-      seconds: session.watch.seconds,
-    };
+    return smallTestResult(test, {
+      ...{ before: sft.evaluation, after: grpo.evaluation },
+      ...{ sft: sft.training, grpo: grpo.training, seconds: watch.seconds },
+    });
   } catch (error) {
     const stopped = error instanceof Interrupted || (io.signal?.aborted && error === io.signal.reason);
     if (!stopped) throw error;
@@ -137,38 +134,33 @@ async function runPhases(session: Session): Promise<SmallTestResult> {
   }
 }
 
-/** Makes the output directory a new run's: the results of an older one would not be those of the new adapters. */
-async function openOutput({ settings: { output }, split }: Study): Promise<void> {
-  await ensureDirectory(output);
-  for (const name of ['result.json', 'report.md', ...chartFiles()])
-    await rm(path.join(output, name), { force: true });
-  await writeSplit(split, path.join(output, 'split'));
+/** The steps after everything is read and checked. @returns 0, or 1 when a criterion fails */
+async function runSmallTest(test: SmallTest, args: Arguments, io: Io): Promise<number> {
+  for (const notice of test.notices) notify(io, `notice: ${notice}`);
+  checkInterrupt(io);
+  await openOutput(test);
+  const session = { test, io, quiet: args.flag('quiet'), watch: new Stopwatch(), saved: [] };
+  const written = await writeSmallTest(await runPhases(session));
+  for (const notice of written.notices) notify(io, `notice: ${notice}`);
+  const { result, criteria, report, files } = written;
+  const figures = files.charts.map((file) => path.basename(file));
+  const writer = new LineWriter(io.stdout);
+  if (args.flag('json')) await writer.line(strictJson({ ...resultJson(result), criteria, figures }));
+  else for (const line of report) await writer.line(line);
+  await writer.flush();
+  return criteria.some(({ passed }) => !passed) ? 1 : 0;
 }
 
 /** @returns 0, or 1 when a criterion fails; before all input is read and checked nothing is written */
 export async function smallTest(args: Arguments, io: Io): Promise<number> {
-  const study = await prepareStudy(args, io);
-  for (const notice of study.notices) notify(io, `notice: ${notice}`);
-  checkInterrupt(io);
-  await openOutput(study);
-  const watch = new Stopwatch();
-  const session = { study, io, quiet: args.flag('quiet'), watch, saved: [] };
-  const result = await runPhases(session);
-  const { output, short } = study.settings;
-  const figures = await watch.measure('figures', () => exportFigures(chartsOf(result), output));
-  for (const notice of [...figures.notices, ...(figures.reason === undefined ? [] : [figures.reason])])
-    notify(io, `notice: ${notice}`);
-  const criteria = criteriaOf(result, short);
-  const files = figures.files.map((file) => path.basename(file));
-  const lines = reportLines(result, criteria, files);
-  await atomicWriteFile(
-    path.join(output, 'result.json'),
-    `${strictJson({ ...resultJson(result), criteria }, 2)}\n`,
+  const options = optionsOf(args);
+  const context = { signal: io.signal, stdin: io.stdin, notify: (line: string) => notify(io, line) };
+  const test = await withDownloadBar(args, io, (onDownload) =>
+    openSmallTest(options, { ...context, onDownload }),
   );
-  await atomicWriteFile(path.join(output, 'report.md'), `${lines.join('\n')}\n`);
-  const writer = new LineWriter(io.stdout);
-  if (args.flag('json')) await writer.line(strictJson({ ...resultJson(result), criteria, figures: files }));
-  else for (const line of lines) await writer.line(line);
-  await writer.flush();
-  return criteria.some(({ passed }) => !passed) ? 1 : 0;
+  try {
+    return await runSmallTest(test, args, io);
+  } finally {
+    test.reward.dispose?.();
+  }
 }

@@ -1,46 +1,7 @@
 /** The small test's verdict in words: success criteria, what changed, and samples to read. */
-import type { MeasuredChange, ReplyEvaluation } from '../eval/replies';
-import { Random } from '../runtime/random';
 import { formatDuration } from '../runtime/progress';
-import type { LoopResult } from '../train/loop';
-import { MAX_NEW_TOKENS } from './small-test-settings';
-import type { Settings } from './small-test-settings';
-
-/** What was decided before the training began. */
-export interface StudyFacts {
-  /** As it was named: a directory or a hub id. */
-  model: string;
-  data: string;
-  evaluationData?: string;
-  settings: Settings;
-  /** The reward's name. */
-  reward: string;
-  degraded: readonly string[];
-  /** Where the held-out tweets come from, in words. */
-  heldOutFrom: string;
-  n: {
-    training: number;
-    phase1: number;
-    phase2: number;
-    /** Held-out prompts. */
-    heldOut: number;
-    /** Held-out records left out because training has their tweet. */
-    dropped: number;
-    /** Held-out tweets left out because their prompt is too long. */
-    tooLong: number;
-  };
-}
-
-/** What `result.json` holds, with the criteria. */
-export interface SmallTestResult extends StudyFacts {
-  before: ReplyEvaluation;
-  after: ReplyEvaluation;
-  changes: MeasuredChange[];
-  sft: LoopResult;
-  grpo: LoopResult;
-  /** Of each phase, by its name, in order. */
-  seconds: Readonly<Record<string, number>>;
-}
+import { measureLines, smallTestSamples } from './result';
+import type { MeasureLine, SmallTestResult } from './result';
 
 export interface Criterion {
   name: string;
@@ -57,10 +18,14 @@ const rule = (name: string, value: string, required: string, passed: boolean, ju
   passed: passed || !judged,
 });
 
-const interval = ([low, high]: [number, number]): string => `[${signed(low)}, ${signed(high)}]`;
+const bounds = ([low, high]: [number, number]): string => `[${signed(low)}, ${signed(high)}]`;
 
-/** The study's success criteria. @param short  the reward is reported and not judged */
-export function criteriaOf(result: SmallTestResult, short: boolean): Criterion[] {
+/**
+ * The success criteria: the reward surely rose on held-out prompts, and neither training, nor KL, length or memory went
+ * astray.
+ * @param short  the reward is reported and not judged; default: as the test was
+ */
+export function criteriaOf(result: SmallTestResult, short = result.settings.short): Criterion[] {
   const { changes, after, sft, grpo, n } = result;
   const [reward] = changes;
   const tensors = grpo.history.filter((r) => r.step > 2).map((r) => r['system/tensors']);
@@ -75,7 +40,7 @@ export function criteriaOf(result: SmallTestResult, short: boolean): Criterion[]
     ),
     rule(
       `reward up on ${n.heldOut} held-out prompts`,
-      `${signed(reward.difference)} ${interval(reward.interval)}`,
+      `${signed(reward.difference)} ${bounds(reward.interval)}`,
       '95 % interval above 0',
       reward.interval[0] > 0,
       !short,
@@ -99,61 +64,34 @@ function table(rows: readonly (readonly string[])[]): string[] {
   return [line(head), `|${widths.map((width) => '-'.repeat(width + 2)).join('|')}|`, ...body.map(line)];
 }
 
-const number = (x: number | null | undefined, digits = 3): string =>
-  x === null || x === undefined ? 'none' : x.toFixed(digits);
-
-function measures({ before, after, changes, n }: SmallTestResult): string[] {
-  const row = (
-    name: string,
-    a: number | null | undefined,
-    b: number | null | undefined,
-    digits?: number,
-  ): string[] => {
-    const change = changes.find((one) => one.name === name);
-    const difference =
-      change === undefined ? '' : `${signed(change.difference)} ${interval(change.interval)}`;
-    return [name, number(a, digits), number(b, digits), difference];
-  };
-  return table([
-    [`means, ${n.heldOut} held-out prompts`, 'before', 'after', 'change, 95 % interval'],
-    row('Reward', before.reward, after.reward),
-    ...(after.quality === undefined ? [] : [row('World quality', before.quality, after.quality)]),
-    ...Object.keys(after.components).map((name) =>
-      row(`  ${name}`, before.components[name], after.components[name]),
-    ),
-    row('KL, nats a reply', before.kl, after.kl, 2),
-    row('characters', before.characters, after.characters, 1),
-    row('tokens', before.tokens, after.tokens, 1),
-    row(`share cut at ${MAX_NEW_TOKENS} tokens`, before.truncatedShare, after.truncatedShare),
-    row('distinct-2', before.distinct2, after.distinct2),
-  ]);
+function measureCells({ row, digits, isComponent }: MeasureLine): string[] {
+  const { measure, before, after, change, interval } = row;
+  const number = (x: number | null): string => x?.toFixed(digits) ?? 'none';
+  const difference =
+    change === undefined || interval === undefined ? '' : `${signed(change)} ${bounds(interval)}`;
+  return [isComponent ? `  ${measure}` : measure, number(before), number(after), difference];
 }
 
-/** The result as JSON can hold it: of a step whose gradient was not finite some values are null. */
-export function resultJson(result: SmallTestResult): Record<string, unknown> {
-  const finite = ({ history, ...rest }: LoopResult) => ({
-    ...rest,
-    history: history.map((row) =>
-      Object.fromEntries(Object.entries(row).map(([key, x]) => [key, Number.isFinite(x) ? x : null])),
-    ),
-  });
-  return { ...result, sft: finite(result.sft), grpo: finite(result.grpo) };
+function measures(result: SmallTestResult): string[] {
+  return table([
+    [`means, ${result.n.heldOut} held-out prompts`, 'before', 'after', 'change, 95 % interval'],
+    ...measureLines(result).map(measureCells),
+  ]);
 }
 
 /** A text on one line; control characters, which a terminal would obey, become spaces. */
 const oneLine = (text: string): string => text.replace(/[\p{Cc}\s]+/gu, ' ').trim();
 
 /** Indented, so that Markdown keeps the lines. */
-function samples({ before, after, settings }: SmallTestResult): string[] {
-  const all = before.prompts.map((_, i) => i);
-  const chosen = new Random(settings.seed, 'samples').shuffle(all).slice(0, 10);
+function samples(result: SmallTestResult): string[] {
+  const chosen = smallTestSamples(result);
   return [
-    `${chosen.length} of the ${all.length} held-out tweets, the first reply to each before and after GRPO:`,
-    ...chosen.flatMap((i) => [
+    `${chosen.length} of the ${result.before.prompts.length} held-out tweets, the first reply to each before and after GRPO:`,
+    ...chosen.flatMap(({ tweet, before, after }) => [
       '',
-      `    tweet   ${oneLine(before.prompts[i].tweet)}`,
-      `    before  ${oneLine(before.prompts[i].replies[0])}`,
-      `    after   ${oneLine(after.prompts[i].replies[0])}`,
+      `    tweet   ${oneLine(tweet)}`,
+      `    before  ${oneLine(before)}`,
+      `    after   ${oneLine(after)}`,
     ]),
   ];
 }

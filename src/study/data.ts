@@ -5,7 +5,7 @@ import type { Tokenizer } from '../model/tokenizer';
 import type { TweetPrompt } from '../rewards/replies';
 import { DataError } from '../runtime/errors';
 import { Random } from '../runtime/random';
-import { TRAINING_EXAMPLES } from './small-test-settings';
+import { TRAINING_EXAMPLES } from './settings';
 
 /** Fewer pairs have no bootstrap interval. */
 const LEAST_PROMPTS = 2;

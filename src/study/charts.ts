@@ -3,7 +3,7 @@ import { IMAGE_FORMATS } from '../figures/export';
 import { smallTestFigures } from '../figures/small-test';
 import type { Figure } from '../figures/spec';
 import type { LoopResult, StepRecord } from '../train/loop';
-import type { SmallTestResult } from './small-test-report';
+import type { SmallTestResult } from './result';
 
 /** Every file that the charts can leave in the output directory. */
 export function chartFiles(): string[] {

@@ -4,7 +4,7 @@ import { goldenPath } from '../../test/golden';
 import { parseRecord } from '../data/records';
 import type { TweetRecord } from '../data/records';
 import { loadTokenizer } from '../model/tokenizer';
-import { choosePrompts, FIFTH, holdOut } from './small-test-data';
+import { choosePrompts, FIFTH, holdOut } from './data';
 
 const record = (id: string | number, tweet: string, reply = 'yes'): TweetRecord =>
   parseRecord({ tweet_id: String(id), tweet, reply });

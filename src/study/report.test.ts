@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import type { MeasuredChange, ReplyEvaluation } from '../eval/replies';
-import { criteriaOf, reportLines, resultJson } from './small-test-report';
-import type { SmallTestResult } from './small-test-report';
+import { criteriaOf, reportLines } from './report';
+import { resultJson, smallTestMeasures, smallTestSamples } from './result';
+import type { SmallTestResult } from './result';
 
 const evaluation = (reward: number, over: Partial<ReplyEvaluation> = {}): ReplyEvaluation => ({
   prompts: [0, 1].map((i) => ({ id: `t${i}`, tweet: `tweet ${i}`, replies: [`reply ${i}`], reward })),
@@ -125,6 +126,53 @@ describe("the small test's report", () => {
         .map((line) => line.length),
     );
     expect(widths.size).toBe(1);
+  });
+});
+
+describe('the rows of the report', () => {
+  const better = result({ after: evaluation(0.5, { components: { relevance: 0.75 }, distinct2: 0.5 }) });
+  const lines = reportLines(better, criteriaOf(better), []);
+
+  it('have the change of what is compared prompt by prompt, and null for what could not be measured', () => {
+    const [{ difference }] = better.changes;
+    expect(smallTestMeasures(better)).toEqual([
+      { measure: 'Reward', before: 0.4, after: 0.5, change: difference, interval: [0.05, 0.15] },
+      { measure: 'relevance', before: 0.25, after: 0.75 },
+      { measure: 'KL, nats a reply', before: 1.5, after: 1.5 },
+      { measure: 'characters', before: 40, after: 40 },
+      { measure: 'tokens', before: 12, after: 12 },
+      { measure: 'share cut at 48 tokens', before: 0, after: 0 },
+      { measure: 'distinct-2', before: null, after: 0.5 },
+    ]);
+  });
+
+  it('are those of its table', () => {
+    const first = lines.findIndex((line) => line.startsWith('| means')) + 2;
+    for (const [i, { measure, before, after }] of smallTestMeasures(better).entries()) {
+      const [name, a, b] = lines[first + i].split('|').slice(1);
+      expect(name.trim()).toBe(measure);
+      expect([a.trim(), b.trim()].map((cell) => (cell === 'none' ? null : Number(cell)))).toEqual([
+        before,
+        after,
+      ]);
+    }
+  });
+
+  it('have a component of the reward as such, whatever its name', () => {
+    const named = (value: number) => evaluation(value, { components: { Reward: 0.123, tokens: 0.123 } });
+    const rows = smallTestMeasures(result({ before: named(0.4), after: named(0.5) }));
+    expect(rows.slice(0, 3).map(({ change: one }) => one !== undefined)).toEqual([true, false, false]);
+    const shown = result({ before: named(0.4), after: named(0.5) });
+    expect(reportLines(shown, [], []).join('\n')).toMatch(/\| {3}tokens +\| 0\.123 /);
+  });
+
+  it('are samples, the texts as they are', () => {
+    const samples = smallTestSamples(better);
+    expect(samples).toHaveLength(2);
+    for (const { tweet, before, after } of samples) {
+      expect([before, after]).toEqual([tweet, tweet].map((text) => text.replace('tweet', 'reply')));
+      expect(lines).toContain(`    tweet   ${tweet}`);
+    }
   });
 });
 

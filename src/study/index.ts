@@ -1,0 +1,20 @@
+/**
+ * The small test, the whole study on 100 examples, step by step: `openSmallTest`, `openOutput`, then for SFT and for GRPO
+ * `trainSmallTest` and `evaluateSmallTest`, at last `smallTestResult` and `writeSmallTest`.
+ */
+
+export { chartFiles, chartsOf } from './charts';
+export { choosePrompts, holdOut } from './data';
+export type { ChosenPrompts, HeldOut } from './data';
+export { smallTestSchema } from './options';
+export type { SmallTestOptions, SmallTestSettings } from './options';
+export { openOutput, writeSmallTest } from './output';
+export type { WrittenSmallTest } from './output';
+export { openSmallTest } from './prepare';
+export type { OpenContext, SmallTest, StudyFacts } from './prepare';
+export { criteriaOf, reportLines } from './report';
+export type { Criterion } from './report';
+export { resultJson, smallTestMeasures, smallTestResult, smallTestSamples } from './result';
+export type { SmallTestMeasure, SmallTestParts, SmallTestResult, SmallTestSample } from './result';
+export { evaluateSmallTest, smallTestExperiment, trainSmallTest } from './run';
+export type { SmallTestMethod } from './run';
