@@ -1,10 +1,9 @@
 // How well rewards part good replies from bad ones: node bench/rewards.mjs [heuristic sharp FILE.yaml DIR ...]
 // On held-out tweets of the embedded world: AUC of its engaging strategies against the others, Spearman with the true
 // worth. On data/labelled-pairs.jsonl: AUC of good against bad. Intervals: 95 %, bootstrap over tweets.
-import { data, metrics, rewards } from '../dist/index.js';
+import { evaluation, metrics, rewards } from '../dist/index.js';
 
 const TWEETS = 1000;
-const ENGAGING = new Set(['specific', 'question', 'joke', 'anecdote', 'disagree']);
 
 /** Rows by tweet: what a bootstrap over tweets resamples. */
 function byTweet(rows) {
@@ -13,16 +12,10 @@ function byTweet(rows) {
   return [...groups.values()];
 }
 
-function auc(groups) {
-  const rows = groups.flat();
-  const scores = (isGood) => rows.filter((row) => row.good === isGood).map(({ score }) => score);
-  return metrics.areaUnderCurve(scores(true), scores(false));
-}
-
 function correlation(groups) {
   const rows = groups.flat();
   return metrics.spearman(
-    rows.map(({ score }) => score),
+    rows.map(({ total }) => total),
     rows.map(({ worth }) => worth),
   );
 }
@@ -32,13 +25,8 @@ function show(estimate) {
   return `${estimate.value.toFixed(3)} [${low}, ${high}]`;
 }
 
-const world = Array.from({ length: TWEETS }, (_, i) => data.labelledReplies(1, 'heldout', i))
-  .flat()
-  .map(({ record, strategy, worth }) => ({ ...record, worth, good: ENGAGING.has(strategy) }));
-const labelled = [];
-for await (const { value } of data.readRecords('data/labelled-pairs.jsonl')) {
-  labelled.push({ ...value, good: value.label === 'good' });
-}
+const world = evaluation.worldLabelledPairs({ tweets: TWEETS });
+const labelled = await evaluation.readLabelledPairs('data/labelled-pairs.jsonl');
 
 const names = process.argv.length > 2 ? process.argv.slice(2) : ['heuristic', 'sharp'];
 const heads = ['world AUC', 'world Spearman', 'labelled AUC', 'mean good - bad'];
@@ -47,20 +35,15 @@ console.log(['reward'.padEnd(16), ...heads.map((head) => head.padEnd(22)), 'pair
 for (const name of names) {
   const reward = await rewards.loadReward(name);
   const started = performance.now();
-  for (const rows of [world, labelled]) {
-    const results = await reward.scoreBatch(rows);
-    rows.forEach((row, i) => (row.score = results[i].total));
-  }
+  const scoredWorld = await evaluation.scoreReplies(reward, world);
+  const scoredPairs = await evaluation.scoreReplies(reward, labelled);
   const rate = (1000 * (world.length + labelled.length)) / (performance.now() - started);
-  const [worldGroups, pairGroups] = [byTweet(world), byTweet(labelled)];
+  const pairs = evaluation.rewardSeparation(scoredPairs, { seed: 1 });
   const cells = [
-    show(metrics.clusterBootstrap(worldGroups, auc, { seed: 1 })),
-    show(metrics.clusterBootstrap(worldGroups, correlation, { seed: 1 })),
-    show(metrics.clusterBootstrap(pairGroups, auc, { seed: 1 })),
+    show(evaluation.rewardSeparation(scoredWorld, { seed: 1 }).auc),
+    show(metrics.clusterBootstrap(byTweet(scoredWorld), correlation, { seed: 1 })),
+    show(pairs.auc),
+    pairs.difference.toFixed(3),
   ];
-  const meanScore = (isGood) =>
-    metrics.mean(labelled.filter(({ good }) => good === isGood).map(({ score }) => score));
-  const difference = (meanScore(true) - meanScore(false)).toFixed(3);
-  const line = [name.padEnd(16), ...cells.map((cell) => cell.padEnd(22)), difference.padEnd(22)];
-  console.log([...line, Math.round(rate)].join(' '));
+  console.log([name.padEnd(16), ...cells.map((cell) => cell.padEnd(22)), Math.round(rate)].join(' '));
 }

@@ -4,16 +4,19 @@ import { DataError } from '../runtime/errors';
 import { readJsonFile } from '../runtime/files';
 import { parseStrict } from '../runtime/strict';
 import { drawPairedChange, pairedChangeSchema } from './paired-change';
+import { drawScoreDistributions, scoreDistributionsSchema } from './score-distributions';
 import type { FigureSpec, Figure } from './spec';
 import { drawSplitDistributions } from './split-distributions';
 import { splitSummarySchema } from './split-summary';
-import { drawTrainingCurves, trainingCurvesSchema } from './training-curves';
+import { drawTrainingCurves } from './training-curves';
+import { trainingCurvesSchema } from './training-panels';
 
 /** What a figure is drawn from. `kind` decides the function, and the shape of `data`. */
 const sourceSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('split-distributions'), data: splitSummarySchema }),
   z.strictObject({ kind: z.literal('training-curves'), data: trainingCurvesSchema }),
   z.strictObject({ kind: z.literal('paired-change'), data: pairedChangeSchema }),
+  z.strictObject({ kind: z.literal('score-distributions'), data: scoreDistributionsSchema }),
 ]);
 
 export type FigureSource = z.input<typeof sourceSchema>;
@@ -33,6 +36,8 @@ export function drawFigure(source: FigureSource): FigureSpec {
       return drawTrainingCurves(source.data);
     case 'paired-change':
       return drawPairedChange(source.data);
+    case 'score-distributions':
+      return drawScoreDistributions(source.data);
   }
 }
 

@@ -18,6 +18,8 @@ export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 export interface ExportOptions {
   /** Images to write beside the JSON, which is always written. Default: all. */
   readonly formats?: readonly ImageFormat[];
+  /** Told of every figure whose images are written. */
+  readonly onFigure?: (done: number, total: number) => void;
 }
 
 /** What was written. Whoever calls prints `reason` and `notices`, a line each. */
@@ -122,11 +124,11 @@ async function renderFigures(
   browser: Browser,
   figures: readonly Figure[],
   directory: string,
-  formats: readonly ImageFormat[],
+  { formats = IMAGE_FORMATS, onFigure }: ExportOptions,
 ): Promise<string[]> {
   const files: string[] = [];
   const page = await openPage(browser);
-  for (const figure of figures) {
+  for (const [index, figure] of figures.entries()) {
     await page.setViewportSize({ width: figure.spec.width, height: figure.spec.height });
     const svg = await drawSvg(page, figure);
     for (const format of formats) {
@@ -134,6 +136,7 @@ async function renderFigures(
       await atomicWriteFile(file, await imageBytes(page, figure.spec, format, svg));
       files.push(file);
     }
+    onFigure?.(index + 1, figures.length);
   }
   return files;
 }
@@ -189,7 +192,7 @@ export async function exportFigures(
   }
   const { browser, name, notices } = launched;
   try {
-    files.push(...(await renderFigures(browser, figures, directory, formats)));
+    files.push(...(await renderFigures(browser, figures, directory, options)));
   } catch (error) {
     if (error instanceof GrpolabError) throw error;
     throw new GrpolabError(`${name} failed while drawing: ${messageOf(error)}`);

@@ -2,7 +2,7 @@
 import { makeFigure } from './draw';
 import type { PairedChange } from './paired-change';
 import type { Figure } from './spec';
-import type { TrainingCurves } from './training-curves';
+import type { TrainingCurves } from './training-panels';
 
 export interface SmallTestCharts {
   readonly curves: TrainingCurves;

@@ -1,108 +1,28 @@
 /** The course of an SFT + GRPO run: one small panel a quantity, each with its own scale. */
-import { z } from 'zod';
 import { ShapeError } from '../runtime/errors';
-import { parseStrict } from '../runtime/strict';
 import type { FigureSpec, JsonObject, Trace } from './spec';
-import { axis, baseLayout, FIGURE_WIDTH, gridCells, panelTitle, styleOf, withOpacity } from './theme';
-import type { Cell, ModelStyle } from './theme';
-
-const sftRowSchema = z.strictObject({
-  step: z.int().nonnegative(),
-  /** nats a reply token */
-  loss: z.number(),
-});
-
-const grpoRowSchema = z.strictObject({
-  step: z.int().nonnegative(),
-  /** mean over the completions of the step */
-  reward: z.number(),
-  /** mean over the groups of the standard deviation inside a group */
-  rewardStd: z.number().nonnegative(),
-  /** mean over completions of the k3 estimate summed over their tokens, nats */
-  kl: z.number(),
-  /** mean, tokens */
-  completionLength: z.number().nonnegative(),
-});
-
-/** The rows of a run's metrics, one an optimiser step; a phase that did not run is left out or empty. */
-export const trainingCurvesSchema = z.strictObject({
-  sft: z.array(sftRowSchema).default([]),
-  grpo: z.array(grpoRowSchema).default([]),
-});
-
-export type TrainingCurves = z.input<typeof trainingCurvesSchema>;
-type GrpoRow = z.infer<typeof grpoRowSchema>;
-
-/** One quantity over the steps of its phase. */
-interface Panel {
-  readonly title: string;
-  readonly explanation: string;
-  readonly axisTitle: string;
-  readonly unit: string;
-  readonly phase: 'SFT' | 'GRPO';
-  readonly style: ModelStyle;
-  readonly steps: readonly number[];
-  readonly values: readonly number[];
-  /** half the height of the band around the line */
-  readonly spread?: readonly number[];
-  readonly fromZero: boolean;
-}
-
-function grpoPanels(rows: readonly GrpoRow[]): Panel[] {
-  const common = { phase: 'GRPO', style: styleOf('grpo'), steps: rows.map(({ step }) => step) } as const;
-  return [
-    {
-      ...common,
-      title: 'Reward',
-      explanation: 'line: batch mean; band: ± 1 std within groups',
-      axisTitle: 'reward',
-      unit: '0 to 1',
-      values: rows.map(({ reward }) => reward),
-      spread: rows.map(({ rewardStd }) => rewardStd),
-      fromZero: false,
-    },
-    {
-      ...common,
-      title: 'KL to the reference',
-      explanation: 'mean over completions, k3 estimate',
-      axisTitle: 'KL',
-      unit: 'nats per completion',
-      values: rows.map(({ kl }) => kl),
-      fromZero: true,
-    },
-    {
-      ...common,
-      title: 'Completion length',
-      explanation: 'mean over completions',
-      axisTitle: 'length',
-      unit: 'tokens',
-      values: rows.map(({ completionLength }) => completionLength),
-      fromZero: true,
-    },
-  ];
-}
-
-function panelsOf(curves: z.output<typeof trainingCurvesSchema>): Panel[] {
-  const { sft, grpo } = curves;
-  const sftPanel: Panel = {
-    title: 'SFT loss',
-    explanation: 'mean over reply tokens',
-    axisTitle: 'loss',
-    unit: 'nats per token',
-    phase: 'SFT',
-    style: styleOf('baseline'),
-    steps: sft.map(({ step }) => step),
-    values: sft.map(({ loss }) => loss),
-    fromZero: false,
-  };
-  return [...(sft.length > 0 ? [sftPanel] : []), ...(grpo.length > 0 ? grpoPanels(grpo) : [])];
-}
+import { axis, baseLayout, FIGURE_WIDTH, gridCells, panelTitle, withOpacity } from './theme';
+import type { Cell } from './theme';
+import { trainingPanels } from './training-panels';
+import type { Panel, Series, TrainingCurves } from './training-panels';
 
 /** Beyond this many points markers touch each other and hide the line. */
 const MOST_MARKERS = 40;
 
+function heldOutTrace({ title, style }: Panel, { steps, values }: Series, axes: JsonObject): Trace {
+  return {
+    type: 'scatter',
+    mode: 'markers',
+    name: `${title}, held out`,
+    x: steps,
+    y: values,
+    marker: { color: '#FFFFFF', symbol: style.marker, size: 8, line: { color: style.color, width: 2 } },
+    ...axes,
+  };
+}
+
 function panelTraces(panel: Panel, suffix: string): Trace[] {
-  const { steps, values, spread, style } = panel;
+  const { steps, values, spread, style, heldOut } = panel;
   const axes = { xaxis: `x${suffix}`, yaxis: `y${suffix}`, showlegend: false };
   const line: Trace = {
     type: 'scatter',
@@ -114,7 +34,9 @@ function panelTraces(panel: Panel, suffix: string): Trace[] {
     marker: { color: style.color, symbol: style.marker, size: 5 },
     ...axes,
   };
-  if (spread === undefined) return [line];
+  const lines = steps.length === 0 ? [] : [line];
+  if (heldOut !== undefined) lines.push(heldOutTrace(panel, heldOut, axes));
+  if (spread === undefined || steps.length === 0) return lines;
   const band: Trace = {
     type: 'scatter',
     mode: 'lines',
@@ -129,24 +51,27 @@ function panelTraces(panel: Panel, suffix: string): Trace[] {
     line: { width: 0, color: style.color },
     ...axes,
   };
-  return [band, line];
+  return [band, ...lines];
 }
 
-/** The panels of one phase have the same steps, so the same range. */
-function stepRange(panel: Panel): [number, number] {
-  const first = panel.steps[0];
-  const last = panel.steps[panel.steps.length - 1];
+/** The panels of one phase have the same range of steps. */
+function stepRange(phase: Panel['phase'], panels: readonly Panel[]): [number, number] {
+  const steps = panels
+    .filter((panel) => panel.phase === phase)
+    .flatMap((panel) => [...panel.steps, ...(panel.heldOut?.steps ?? [])]);
+  const [first, last] = [Math.min(...steps), Math.max(...steps)];
   const margin = Math.max(0.5, 0.03 * (last - first));
   return [first - margin, last + margin];
 }
 
-function panelAxes(panel: Panel, cell: Cell, suffix: string): JsonObject {
+function panelAxes(panel: Panel, cell: Cell, suffix: string, range: [number, number]): JsonObject {
   return {
     [`xaxis${suffix}`]: axis(`${panel.phase} optimiser step`, '', {
       domain: cell.x,
       anchor: `y${suffix}`,
-      range: stepRange(panel),
-      nticks: 7,
+      range,
+      // Of few steps plotly would draw halves, and round their labels.
+      ...(range[1] - range[0] < 8 ? { dtick: 1 } : { nticks: 7 }),
       tickformat: ',d',
     }),
     [`yaxis${suffix}`]: axis(panel.axisTitle, panel.unit, {
@@ -158,35 +83,29 @@ function panelAxes(panel: Panel, cell: Cell, suffix: string): JsonObject {
   };
 }
 
-function requireRisingSteps(panel: Panel): void {
-  const at = panel.steps.findIndex((step, i) => i > 0 && step <= panel.steps[i - 1]);
-  if (at >= 0) {
-    throw new ShapeError(
-      `${panel.phase} step ${panel.steps[at]} follows step ${panel.steps[at - 1]}; expected rising steps.`,
-    );
-  }
-}
-
 /**
- * Small multiples of a run: the loss of SFT, then reward (with its spread inside groups), KL and completion length of
- * GRPO. The panels of a phase share their step axis's range; no panel has two scales.
+ * Small multiples of a run: loss and diversity of SFT, then reward (with its spread inside groups), KL, entropy and
+ * completion length of GRPO, as far as the rows have them. The panels of a phase share their step axis's range; no panel
+ * has two scales.
  *
  * @throws ShapeError   when there is no row, or steps do not rise
  * @throws ConfigError  naming a field that is missing, unknown or not a finite number
  */
 export function drawTrainingCurves(curves: TrainingCurves): FigureSpec {
-  const panels = panelsOf(parseStrict(trainingCurvesSchema, curves, 'training curves'));
+  const panels = trainingPanels(curves);
   if (panels.length === 0)
     throw new ShapeError('training curves of no row; expected at least one step of a phase.');
-  panels.forEach(requireRisingSteps);
   const columns = panels.length === 1 ? 1 : 2;
   const rows = Math.ceil(panels.length / columns);
-  const size = { width: FIGURE_WIDTH, height: rows === 1 ? 304 : 544 };
-  const cells = gridCells(rows, columns, { x: 0.15, y: 0.28 });
+  const size = { width: FIGURE_WIDTH, height: 64 + 240 * rows };
+  const cells = gridCells(rows, columns, { x: 0.15, y: rows === 3 ? 0.17 : 0.28 });
   const suffix = (index: number): string => (index === 0 ? '' : String(index + 1));
+  const axes = panels.map((panel, i) =>
+    panelAxes(panel, cells[i], suffix(i), stepRange(panel.phase, panels)),
+  );
   const layout = baseLayout(size, {
     annotations: panels.flatMap((panel, i) => panelTitle(cells[i], panel.title, panel.explanation)),
-    ...Object.assign({}, ...panels.map((panel, i) => panelAxes(panel, cells[i], suffix(i)))),
+    ...Object.assign({}, ...axes),
   });
   const data = panels.flatMap((panel, i) => panelTraces(panel, suffix(i)));
   return { kind: 'training-curves', ...size, data, layout };

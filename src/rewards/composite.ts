@@ -20,6 +20,34 @@ function breakdown(name: string, { total, components }: RewardResult): [string, 
 }
 
 /**
+ * Refuses weights that make no mean, and names that the breakdown could not show.
+ *
+ * @throws ConfigError  when there is no part, a name has a slash or is __proto__, a weight is negative, or they do not sum to 1
+ */
+export function requireMixture(parts: Readonly<Record<string, { weight: number }>>, where: string): void {
+  const entries = Object.entries(parts);
+  const sum = entries.reduce((total, [, { weight }]) => total + weight, 0);
+  const negative = entries.find(([, { weight }]) => !(weight >= 0));
+  const misnamed = entries.find(([part]) => part.includes('/') || part === '__proto__');
+  if (entries.length === 0) throw new ConfigError(`${where}: has no parts; expected at least one reward.`);
+  if (negative !== undefined) {
+    throw new ConfigError(
+      `${where}: the weight of "${negative[0]}" is ${negative[1].weight}; expected >= 0.`,
+    );
+  }
+  if (misnamed !== undefined) {
+    throw new ConfigError(
+      `${where}: a part is called "${misnamed[0]}"; expected a name without a slash that is not __proto__.`,
+    );
+  }
+  if (Math.abs(sum - 1) > 1e-9) {
+    throw new ConfigError(
+      `${where}: the weights sum to ${Number(sum.toFixed(6))}; expected 1. Change them so that they do.`,
+    );
+  }
+}
+
+/**
  * total = sum of weight x total of the part. Components: every part's total under its name, its components as
  * `part/component`.
  *
@@ -27,24 +55,8 @@ function breakdown(name: string, { total, components }: RewardResult): [string, 
  * @throws ConfigError  when there is no part, a name has a slash or is __proto__, a weight is negative, or they do not sum to 1
  */
 export function compositeReward(parts: Readonly<Record<string, WeightedReward>>, name = 'composite'): Reward {
+  requireMixture(parts, name);
   const entries = Object.entries(parts);
-  const sum = entries.reduce((total, [, { weight }]) => total + weight, 0);
-  const negative = entries.find(([, { weight }]) => !(weight >= 0));
-  const misnamed = entries.find(([part]) => part.includes('/') || part === '__proto__');
-  if (entries.length === 0) throw new ConfigError(`${name}: has no parts; expected at least one reward.`);
-  if (negative !== undefined) {
-    throw new ConfigError(`${name}: the weight of "${negative[0]}" is ${negative[1].weight}; expected >= 0.`);
-  }
-  if (misnamed !== undefined) {
-    throw new ConfigError(
-      `${name}: a part is called "${misnamed[0]}"; expected a name without a slash that is not __proto__.`,
-    );
-  }
-  if (Math.abs(sum - 1) > 1e-9) {
-    throw new ConfigError(
-      `${name}: the weights sum to ${Number(sum.toFixed(6))}; expected 1. Change them so that they do.`,
-    );
-  }
   const combine = (results: readonly RewardResult[]): RewardResult => ({
     // The weights may sum to 1 + 1e-16.
     total: Math.min(

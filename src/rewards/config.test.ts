@@ -3,10 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CheckpointError, ConfigError } from '../runtime/errors';
-import { loadReward } from './config';
+import { loadReward, rewardFromSettings } from './config';
 import { initialParameters, saveLearned } from './learned';
 import type { LearnedModel } from './learned';
 import { lexicalEmbedder } from './lexical';
+import { rewardDefaults } from './settings';
 
 /** Untrained: numbers of the right shapes. */
 const lexicalModel: LearnedModel = {
@@ -147,6 +148,13 @@ describe('loadReward', () => {
     await expect(loadReward(first)).rejects.toThrow(ConfigError);
   });
 
+  it('refuses a composite that an alias makes a part of itself', async () => {
+    const path = await yamlFile('alias.yaml', '&x {type: composite, parts: {a: {weight: 1, reward: *x}}}');
+    await expect(loadReward(path)).rejects.toThrow(
+      'alias.yaml: parts.a: a reward cannot be a part of itself',
+    );
+  });
+
   it('takes one file as two parts', async () => {
     await yamlFile('twice.yaml', 'preset: sharp');
     const parts = '{a: {weight: 0.5, reward: twice.yaml}, b: {weight: 0.5, reward: twice.yaml}}';
@@ -215,5 +223,70 @@ describe('loadReward', () => {
     const foreign = await save('foreign', null);
     await expect(loadReward(foreign)).rejects.toThrow(CheckpointError);
     await expect(loadReward(foreign)).rejects.toThrow(/an embedding of the caller/);
+  });
+});
+
+describe('rewardFromSettings', () => {
+  const pair = ['Rain again, for the ninth day', 'Nine days? My basil swims.'] as const;
+
+  it('gives the reward of a YAML file with these settings', async () => {
+    const path = await yamlFile('like.yaml', 'guards: {min_length: 50, max_length: 60}');
+    const reward = await rewardFromSettings({ guards: { min_length: 50, max_length: 60 } });
+    expect(await reward.score(...pair)).toEqual(await (await loadReward(path)).score(...pair));
+    expect((await reward.score(...pair)).total).toBe(0);
+  });
+
+  it('takes the defaults of a preset for that preset', async () => {
+    for (const [preset, name] of [
+      ['study', 'heuristic'],
+      ['sharp', 'sharp'],
+    ] as const) {
+      const reward = await rewardFromSettings(rewardDefaults(preset));
+      expect(reward.name).toBe(name);
+      expect(await reward.score(...pair)).toEqual(await (await loadReward(name)).score(...pair));
+    }
+  });
+
+  it('is called as the settings say, else as the caller says, else by its kind', async () => {
+    const named = await rewardFromSettings({ name: 'mine' }, { name: 'after' });
+    const asked = await rewardFromSettings({}, { name: 'after' });
+    expect([named.name, asked.name]).toEqual(['mine', 'after']);
+    const parts = { a: { weight: 1, reward: 'sharp' } };
+    expect((await rewardFromSettings({ type: 'composite', parts })).name).toBe('composite');
+  });
+
+  it('opens folders and files from the base', async () => {
+    await saveLearned(join(folder, 'based', 'likes'), lexicalModel);
+    const settings = { type: 'learned', directory: 'likes' };
+    const reward = await rewardFromSettings(settings, { base: join(folder, 'based') });
+    expect((await reward.score(...pair)).total).toBeGreaterThan(0);
+    reward.dispose?.();
+    await expect(rewardFromSettings(settings)).rejects.toThrow(/likes.reward.json: no such file/);
+  });
+
+  it('does not change when the settings are edited afterwards', async () => {
+    const settings = rewardDefaults('sharp');
+    const reward = await rewardFromSettings(settings);
+    const before = await reward.score(...pair);
+    settings.guards.min_length = 100;
+    Object.assign(settings.weights, { relevance: 1, length: 0 });
+    expect(await reward.score(...pair)).toEqual(before);
+  });
+
+  it('has the errors of the file, under the name of the reward', async () => {
+    await expect(rewardFromSettings({ weihgts: {} })).rejects.toThrow(
+      'settings: unknown key "weihgts"; did you mean "weights"?',
+    );
+    await expect(rewardFromSettings({ preset: 'shrp' }, { name: 'after' })).rejects.toThrow(
+      'after: preset is "shrp"',
+    );
+    const judge = { type: 'judge', base_url: 'http://localhost:1/v1', model: 'm', api_key: 'sk-123' };
+    await expect(rewardFromSettings(judge)).rejects.toThrow('"api_key" may not stand in a configuration');
+    await expect(rewardFromSettings(null as unknown as object)).rejects.toThrow(ConfigError);
+  });
+
+  it('opens a judge without asking it anything', async () => {
+    const judge = { type: 'judge', base_url: 'http://localhost:1/v1', model: 'm', api_key_env: 'none' };
+    expect((await rewardFromSettings(judge)).name).toBe('judge');
   });
 });

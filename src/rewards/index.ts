@@ -16,5 +16,7 @@ export * from './chat-endpoint';
 export * from './chat-request';
 export * from './judge';
 export * from './judge-error';
+export * from './settings';
 export * from './config';
+export * from './reward-file';
 export * from './replies';
