@@ -184,6 +184,16 @@ async function installPython() {
   });
 }
 
+/** JupyterLab's defaults: it asks for no news, and set-up decides the version. */
+function quietLab() {
+  const file = at('.venv/share/jupyter/lab/settings/overrides.json');
+  const settings = { fetchNews: 'false', checkForUpdates: false };
+  const text = JSON.stringify({ '@jupyterlab/apputils-extension:notification': settings });
+  if (fs.existsSync(file) && fs.readFileSync(file, 'utf8') === text) return;
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  fs.writeFileSync(file, text);
+}
+
 function findCompiler() {
   for (const name of [process.env.CXX, 'g++', 'c++', 'clang++'].filter(Boolean))
     if (spawnSync(name, ['--version']).status === 0) return name;
@@ -326,6 +336,7 @@ try {
   await withLock(async () => {
     await installPackages();
     await installPython();
+    quietLab();
     await buildBinding();
     await buildLibrary();
   });

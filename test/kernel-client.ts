@@ -72,7 +72,7 @@ export interface KernelOptions {
 }
 
 export class KernelClient {
-  readonly key = randomUUID();
+  readonly key: string;
   readonly process: ChildProcess;
   /** Whether the publisher's messages arrive. */
   private isHeard = false;

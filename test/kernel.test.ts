@@ -63,6 +63,34 @@ describe('the kernel', () => {
     expect((wrong.reply.traceback as string[]).join('\n')).toContain('const n: string = metrics.mean([1])');
   });
 
+  it.each([
+    ['{ seen, more }', '{ seen: [ 1 ], more: 3 }'],
+    ['({ more } = { more: 7 }); more', '7'],
+    ['(function f() { return { seen }; })()', '{ seen: [ 1 ] }'],
+    ['const { own = 2 } = { own: undefined as any }; own', '2'],
+    ['for await (const x of [4, 5]) console.log(x)', '4\n5\n'],
+    ['const five = await (later()); five', '5'],
+    ['(await (await (later2())).next()).value', '6'],
+    ['await [later()][0]', '5'],
+    ['const g = async () => await (later()); await g()', '5'],
+  ])('compiles %s', async (code, expected) => {
+    await kernel.run('const seen = [1]; let more = 3; const later = async () => 5;');
+    await kernel.run('const later2 = async () => ({ next: async () => ({ value: 6 }) });');
+    const { value, error, text } = await kernel.run(code.startsWith('{') ? `const o = ${code}; o` : code);
+    expect(error).toBeUndefined();
+    expect(value ?? text('stdout')).toBe(expected);
+  });
+
+  it('names the column that was typed, whatever was rewritten', async () => {
+    await kernel.run('const seen = [1]; let more = 3');
+    const { reply } = await kernel.run(
+      'const w = { seen, more, a: nope };\nawait (0); const z: string = { more }',
+    );
+    const text = (reply.traceback as string[]).join('\n');
+    expect(text).toMatch(/line 1:28.* Cannot find name 'nope'/);
+    expect(text).toMatch(/line 2:18.* is not assignable to type 'string'/);
+  });
+
   it("shows an error of the library by its message, and the cell's line", async () => {
     await kernel.run("import { train } from 'grpolab'");
     const { error, reply, status } = await kernel.run("train.parseExperiment({ method: 'grp' })");
@@ -104,7 +132,7 @@ describe('the kernel', () => {
     ['a loop that awaits', 'while (true) await new Promise((r) => setTimeout(r, 5));'],
     ['a loop that catches everything', 'try { while (true) a++; } catch {} finally { a = -1 }'],
   ])('interrupts %s and keeps the variables', async (_name, code) => {
-    await kernel.run('a = 41; const kept = [7]');
+    await kernel.run('let a = 41; const kept = [7]');
     const begin = performance.now();
     const outcome = await kernel.interrupted(code, 400);
     expect(outcome.error).toBe(

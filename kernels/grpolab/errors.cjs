@@ -71,17 +71,33 @@ function errorContent(thrown) {
   };
 }
 
-/** The content of an `error` message from the compiler's complaints about a cell, with the lines that they are about. */
-function diagnosticsContent(diagnostics, code) {
+/**
+ * The content of an `error` message from the compiler's complaints about a cell, with the lines that they are about.
+ * @param typedColumn  from the compiled code's line and column to the column that was typed
+ */
+function diagnosticsContent(diagnostics, code, typedColumn) {
   const source = code.split('\n');
-  const traceback = diagnostics.flatMap(({ file, line, character, message }) => {
-    const head = `${RED}${file.trim() || 'line'} ${line}:${character}${PLAIN} ${message}`;
-    const text = source[line - 1];
-    if (file !== '' || text === undefined) return [head];
-    return [head, `${FAINT}    ${text}${PLAIN}`, `    ${' '.repeat(character - 1)}${RED}^${PLAIN}`];
+  const places = diagnostics.map(({ file, line, character, message }) => {
+    const isOfCell = file === '' && source[line - 1] !== undefined;
+    const advice = /cannot be named|private name/.test(message)
+      ? ' Give the variable a type, such as `: any`.'
+      : '';
+    return {
+      file,
+      line,
+      message: message + advice,
+      isOfCell,
+      column: isOfCell ? typedColumn(line, character) : character,
+    };
   });
-  const [{ line, character, message }] = diagnostics;
-  return { ename: 'TypeScriptError', evalue: `${line}:${character} ${message}`, traceback };
+  const traceback = places.flatMap(({ file, line, column, message, isOfCell }) => {
+    const head = `${RED}${file.trim() || 'line'} ${line}:${column}${PLAIN} ${message}`;
+    if (!isOfCell) return [head];
+    const mark = `    ${' '.repeat(column - 1)}${RED}^${PLAIN}`;
+    return [head, `${FAINT}    ${source[line - 1]}${PLAIN}`, mark];
+  });
+  const [{ line, column, message }] = places;
+  return { ename: 'TypeScriptError', evalue: `${line}:${column} ${message}`, traceback };
 }
 
 /** The content of an `error` message that is one sentence. */

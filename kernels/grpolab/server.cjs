@@ -8,6 +8,7 @@ const util = require('node:util');
 const vm = require('node:vm');
 const { Worker } = require('node:worker_threads');
 const { Build } = require('./build.cjs');
+const { loadCompiler, rewriteCell } = require('./compiler.cjs');
 const {
   diagnosticsContent,
   errorContent,
@@ -51,9 +52,8 @@ class Kernel {
   async start() {
     // Its own packages are found from where it really is.
     const tslab = realpathSync(path.join(this.root, 'node_modules/tslab/dist'));
-    const { createConverter } = require(path.join(tslab, 'converter.js'));
-    const { createExecutor } = require(path.join(tslab, 'executor.js'));
-    this.compiler = require(path.join(tslab, 'converter.js'));
+    this.compiler = loadCompiler(tslab);
+    const { createConverter, createExecutor } = this.compiler;
     this.inspection = require(path.join(tslab, 'inspect.js'));
     this.display = require(path.join(tslab, 'jupyter.js'));
     const { versions } = require(path.join(tslab, 'public.js'));
@@ -230,7 +230,8 @@ class Kernel {
     Atomics.store(this.shared, 1, 0);
     this.askedToStop = false;
     const interrupted = new Promise((resolve) => (this.endCell = resolve));
-    const ran = this.executor.execute(code).catch((error) => this.takeFailure([error]));
+    const cell = rewriteCell(this.compiler.ts, code);
+    const ran = this.executor.execute(cell.code).catch((error) => this.takeFailure([error]));
     const ok = await Promise.race([ran, interrupted]);
     this.endCell = undefined;
     if (ok === 'interrupted') return interruptedContent();
@@ -239,7 +240,7 @@ class Kernel {
         this.write('stderr', `${file}${line}:${character} ${message}\n`);
       return null;
     }
-    if (this.diagnostics.length > 0) return diagnosticsContent(this.diagnostics, code);
+    if (this.diagnostics.length > 0) return diagnosticsContent(this.diagnostics, code, cell.typedColumn);
     return errorContent(this.failure?.error);
   }
 

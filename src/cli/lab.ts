@@ -42,7 +42,9 @@ export function labCommand(
     program,
     args: [
       ...['-m', 'jupyterlab', path.join(root, 'notebooks'), '--ServerApp.ip=127.0.0.1'],
-      ...['--MultiKernelManager.default_kernel_name=grpolab', ...asRoot, ...extra],
+      '--MultiKernelManager.default_kernel_name=grpolab',
+      ...asRoot,
+      ...extra,
     ],
     environment: {
       ...environment,
@@ -52,6 +54,9 @@ export function labCommand(
   };
 }
 
+/** As shells have them. */
+const exitCodes: Readonly<Record<string, number>> = { SIGINT: 130, SIGTERM: 143 };
+
 /** @returns Jupyter's exit code */
 export async function lab(args: Arguments, io: Io, root: string = packageRoot): Promise<number> {
   const { program, args: programArgs, environment } = labCommand(args.rest, process.env, root);
@@ -60,9 +65,14 @@ export async function lab(args: Arguments, io: Io, root: string = packageRoot): 
   if (io.signal !== undefined) {
     process.removeAllListeners('SIGINT');
     process.on('SIGINT', () => {});
+    // These come to this process alone. Jupyter ends its kernels and then itself.
+    for (const signal of ['SIGTERM', 'SIGHUP'] as const) {
+      process.removeAllListeners(signal);
+      process.on(signal, () => child.kill('SIGTERM'));
+    }
   }
   return new Promise((resolve, reject) => {
     child.on('error', reject);
-    child.on('exit', (code, signal) => resolve(code ?? (signal === 'SIGINT' ? 130 : 1)));
+    child.on('exit', (code, signal) => resolve(code ?? exitCodes[signal ?? ''] ?? 1));
   });
 }

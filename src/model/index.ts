@@ -12,3 +12,4 @@ export * from './load';
 export * from './lora';
 export * from './memory';
 export * from './qwen3';
+export * from './qwen3-sizes';

@@ -4,11 +4,13 @@
  */
 
 export { chartFiles, chartsOf } from './charts';
+export { changedPrompts, varietyRows } from './comparison';
+export type { ChangedPrompt, VarietyRow } from './comparison';
 export { choosePrompts, holdOut } from './data';
 export type { ChosenPrompts, HeldOut } from './data';
 export { smallTestSchema } from './options';
 export type { SmallTestOptions, SmallTestSettings } from './options';
-export { openOutput, writeSmallTest } from './output';
+export { openOutput, readSmallTest, writeSmallTest } from './output';
 export type { WrittenSmallTest } from './output';
 export { openSmallTest } from './prepare';
 export type { OpenContext, SmallTest, StudyFacts } from './prepare';

@@ -1,10 +1,12 @@
 /** The output directory of a small test: what it is when training begins, and what is in it at the end. */
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { writeSplit } from '../data/split-files';
 import type { WrittenSplit } from '../data/split-files';
 import { exportFigures } from '../figures/export';
-import { atomicWriteFile, ensureDirectory, strictJson } from '../runtime/files';
+import { DataError } from '../runtime/errors';
+import { atomicWriteFile, ensureDirectory, readJsonFile, strictJson } from '../runtime/files';
 import { Stopwatch } from '../train/loop';
 import { chartFiles, chartsOf } from './charts';
 import type { SmallTest } from './prepare';
@@ -65,4 +67,17 @@ export async function writeSmallTest(measured: SmallTestResult): Promise<Written
   await atomicWriteFile(files.report, `${report.join('\n')}\n`);
   const notices = [...drawn.notices, ...(drawn.reason === undefined ? [] : [drawn.reason])];
   return { result, criteria, report, files, notices };
+}
+
+/**
+ * The result that `writeSmallTest` left in a directory.
+ * @throws DataError  when there is none
+ */
+export function readSmallTest(directory: string): SmallTestResult & { criteria: Criterion[] } {
+  const file = path.join(directory, RESULT);
+  if (!existsSync(file))
+    throw new DataError(
+      `${file}: there is no such result. Run the small test first: notebook 01, or \`npm run small-test\`.`,
+    );
+  return readJsonFile(file) as SmallTestResult & { criteria: Criterion[] };
 }

@@ -28,7 +28,9 @@ const bounds = ([low, high]: [number, number]): string => `[${signed(low)}, ${si
 export function criteriaOf(result: SmallTestResult, short = result.settings.short): Criterion[] {
   const { changes, after, sft, grpo, n } = result;
   const [reward] = changes;
-  const tensors = grpo.history.filter((r) => r.step > 2).map((r) => r['system/tensors']);
+  // Steps of an earlier process have no count.
+  const counted = grpo.history.filter((r) => r.step > 2 && Number.isFinite(r['system/tensors']));
+  const tensors = counted.map((r) => r['system/tensors']);
   const growth = tensors.length === 0 ? 0 : Math.max(...tensors) - Math.min(...tensors);
   const skipped = [...sft.history, ...grpo.history].reduce((sum, r) => sum + (r['train/skipped'] ?? 0), 0);
   return [

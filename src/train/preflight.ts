@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, statfsSync } from 'node:fs';
 import path from 'node:path';
 import { countParameters } from '../model/config';
 import { adapterBytes, planMemory } from '../model/memory';
+import type { StepShape } from '../model/memory';
 import type { LocalPolicy } from '../policy/local';
 import { defaultMode } from '../runtime/compile';
 import { describeMachine } from '../runtime/machine';
@@ -70,23 +71,32 @@ function diskCheck({ experiment }: Prepared, policy: LocalPolicy): PreflightChec
   return { name: 'disk', ok: needed <= free, detail };
 }
 
-function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy): PreflightCheck {
+/**
+ * The largest micro-batch that an experiment can come to: P prompts (examples) of up to Tp tokens, G completions of up to
+ * Tc tokens each; of an SFT example half is taken to be its reply.
+ */
+export function stepShape(experiment: Experiment): StepShape {
   const { batch_size: P, max_length: Tp } = experiment.training;
-  const grpo = experiment.method === 'grpo' ? grpoSettings(experiment) : null;
-  const poly = experiment.method === 'polychromic' ? polychromicSettings(experiment) : null;
-  const own = grpo ?? poly;
+  const { method } = experiment;
+  const grpo = method === 'grpo' ? grpoSettings(experiment) : null;
+  const poly = method === 'polychromic' ? polychromicSettings(experiment) : null;
   const G = grpo?.groupSize ?? poly?.generations ?? 1;
-  const Tc = own?.maxNewTokens ?? Math.ceil(Tp / 2);
+  return { P, G, Tp, Tc: (grpo ?? poly)?.maxNewTokens ?? Math.ceil(Tp / 2) };
+}
+
+function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy): PreflightCheck {
+  const shape = stepShape(experiment);
   const { gradient_checkpointing: recompute } = experiment.training;
-  const plan = planMemory(policy.config, { P, G, Tp, Tc }, policy.adapter?.config.r ?? 1, recompute);
+  const plan = planMemory(policy.config, shape, policy.adapter?.config.r ?? 1, recompute);
   const { memoryAvailableBytes, gpus } = describeMachine();
   const available = binding.isUsingGpuDevice() ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
   const held = evaluation.length === 0 ? '' : `, ${evaluation.length} held-out records`;
-  const shape = `P=${P}, G=${G}, up to ${Tp} + ${Tc} tokens${held}`;
+  const { P, G, Tp, Tc } = shape;
+  const shown = `P=${P}, G=${G}, up to ${Tp} + ${Tc} tokens${held}`;
   return {
     name: 'memory',
     ok: plan.total <= available,
-    detail: `${formatBytes(plan.total)} planned (${shape}), ${formatBytes(available)} available`,
+    detail: `${formatBytes(plan.total)} planned (${shown}), ${formatBytes(available)} available`,
   };
 }
 

@@ -36,6 +36,7 @@ import { Monitor } from './monitor';
 import { parseYaml } from '../runtime/yaml';
 import { lockRun } from './run-lock';
 import type { RunLock } from './run-lock';
+import { readMetrics } from './run-files';
 
 /** What `trainer_state.json` holds; names as in transformers where it has them. */
 export interface TrainerState {
@@ -239,8 +240,7 @@ export class RunDirectory {
     for (const name of GROWING) this.cutBack(name, state.files[name] ?? 0);
     this.events = await EventFile.open(this.file(EVENTS), state.files[EVENTS]);
     this.monitor = new Monitor({ replies: this.options.replies, state: state.monitor });
-    for (const line of readFileSync(this.file('metrics.jsonl'), 'utf8').split('\n'))
-      if (line !== '') this.rows.push(JSON.parse(line) as Record<string, number | null>);
+    this.rows.push(...readMetrics(directory));
     await setAsideAfter(directory, state.loop.step);
     this.resumed = { directory: from, loop: state.loop };
     this.log(`resumed after step ${state.loop.step}, from ${path.basename(from)}`);

@@ -1,0 +1,146 @@
+/** Tables in a notebook: rows of results, or a danfo DataFrame. */
+import { createRequire } from 'node:module';
+import type * as Danfo from 'danfojs-node';
+import { ConfigError, messageOf } from '../runtime/errors';
+import { escapeHtml } from './html';
+import { display } from './kernel';
+
+/** Values by column. */
+export type Row = object;
+
+/** What a danfo DataFrame is here: it is recognised by its shape, so that showing rows does not load danfo. */
+export interface Frame {
+  columns: string[];
+  values: unknown;
+  index: readonly (string | number)[];
+}
+
+export interface TableOptions {
+  caption?: string;
+  /** of a number that is not whole; default 3 */
+  digits?: number;
+  /** rows that are shown; default 100 */
+  limit?: number;
+}
+
+interface Table {
+  columns: readonly string[];
+  rows: readonly (readonly unknown[])[];
+  /** names of the rows; null when they are only counted */
+  index: readonly string[] | null;
+}
+
+function isFrame(table: readonly Row[] | Frame): table is Frame {
+  return !Array.isArray(table);
+}
+
+function tableOf(given: readonly Row[] | Frame): Table {
+  if (isFrame(given)) {
+    const isCounted = given.index.every((name, i) => name === i);
+    return {
+      columns: given.columns,
+      rows: given.values as unknown[][],
+      index: isCounted ? null : given.index.map(String),
+    };
+  }
+  const columns = [...new Set(given.flatMap((row) => Object.keys(row)))];
+  const valueOf = (row: Row, column: string): unknown => (row as Record<string, unknown>)[column];
+  return { columns, rows: given.map((row) => columns.map((column) => valueOf(row, column))), index: null };
+}
+
+/** A value as a cell shows it: `–` for none, `[a, b]` for an interval. */
+function cellText(value: unknown, digits: number): string {
+  if (value === null || value === undefined || (typeof value === 'number' && Number.isNaN(value))) return '–';
+  if (typeof value === 'number') return Number.isInteger(value) ? String(value) : value.toFixed(digits);
+  if (typeof value === 'boolean') return value ? 'yes' : 'no';
+  if (Array.isArray(value)) return `[${value.map((one) => cellText(one, digits)).join(', ')}]`;
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+const isNumeric = (value: unknown): boolean => typeof value === 'number' || Array.isArray(value);
+
+function htmlOf(
+  { columns, rows, index }: Table,
+  texts: readonly (readonly string[])[],
+  notes: string[],
+): string {
+  const align = columns.map((_, column) =>
+    rows.some((row) => isNumeric(row[column])) ? 'text-align:right' : 'text-align:left',
+  );
+  const head = columns.map((name, i) => `<th style="${align[i]}">${escapeHtml(name)}</th>`);
+  const body = texts.map((cells, r) => {
+    const name = index === null ? '' : `<th style="text-align:left">${escapeHtml(index[r])}</th>`;
+    const data = cells.map(
+      (text, i) => `<td style="${align[i]};white-space:pre-wrap">${escapeHtml(text)}</td>`,
+    );
+    return `<tr>${name}${data.join('')}</tr>`;
+  });
+  const corner = index === null ? '' : '<th></th>';
+  const [caption, more] = notes.map(escapeHtml);
+  return (
+    `<table>${caption === '' ? '' : `<caption style="text-align:left">${caption}</caption>`}` +
+    `<thead><tr>${corner}${head.join('')}</tr></thead><tbody>${body.join('')}</tbody></table>` +
+    (more === '' ? '' : `<p>${more}</p>`)
+  );
+}
+
+/** Columns of equal width, for a frontend without HTML. */
+function plainOf({ columns, index }: Table, texts: readonly (readonly string[])[], notes: string[]): string {
+  const lines = [columns, ...texts].map((cells, r) =>
+    index === null ? cells : [r === 0 ? '' : index[r - 1], ...cells],
+  );
+  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => [...line[column]].length)));
+  const body = lines.map((line) =>
+    line
+      .map((text, i) => text.padEnd(widths[i]))
+      .join('  ')
+      .trimEnd(),
+  );
+  return [notes[0], ...body, notes[1]].filter((line) => line !== '').join('\n');
+}
+
+/**
+ * Shows rows, or a danfo DataFrame, as a table. Numbers that are not whole get `digits` decimals; what does not exist is
+ * a dash.
+ * @throws ConfigError  outside a notebook
+ */
+export function showTable(given: readonly Row[] | Frame, options: TableOptions = {}): void {
+  const { caption = '', digits = 3, limit = 100 } = options;
+  const table = tableOf(given);
+  const count = table.rows.length;
+  const shown: Table = { ...table, rows: table.rows.slice(0, limit) };
+  const texts = shown.rows.map((row) => row.map((value) => cellText(value, digits)));
+  const notes = [caption, count > limit ? `${count - limit} more rows` : ''];
+  display({ 'text/html': htmlOf(shown, texts, notes), 'text/plain': plainOf(shown, texts, notes) });
+}
+
+/** Missing values as danfo knows them: NaN among numbers, undefined among others. It fails on null. */
+function forDanfo(rows: readonly Row[]): object[] {
+  const records = rows as readonly Record<string, unknown>[];
+  const columns = [...new Set(records.flatMap((row) => Object.keys(row)))];
+  const missing = (column: string): unknown => {
+    const known = records.map((row) => row[column]).find((value) => value !== null && value !== undefined);
+    return typeof known === 'number' ? NaN : undefined;
+  };
+  const empty = Object.fromEntries(columns.map((column) => [column, missing(column)]));
+  return records.map((row) =>
+    Object.fromEntries(columns.map((column) => [column, row[column] ?? empty[column]])),
+  );
+}
+
+/**
+ * Rows as a danfo DataFrame, for sorting, grouping and describing. Danfo is loaded here, not before: it takes a second.
+ * @throws ConfigError  when danfo is not installed, or there are no rows
+ */
+export function dataFrame(rows: readonly Row[]): Danfo.DataFrame {
+  if (rows.length === 0) throw new ConfigError('a data frame of no rows; expected at least one.');
+  let danfo: typeof Danfo;
+  try {
+    danfo = createRequire(__filename)('danfojs-node') as typeof danfo;
+  } catch (error) {
+    throw new ConfigError(
+      `danfojs-node cannot be loaded (${messageOf(error)}). Run \`npm run setup\`, or show the rows by showTable.`,
+    );
+  }
+  return new danfo.DataFrame(forDanfo(rows));
+}
