@@ -1,7 +1,19 @@
 import tseslint from 'typescript-eslint';
 
+/** What Node gives a script; `document` stands in functions that run in a page. */
+const nodeGlobals = [
+  ...['process', 'console', 'Buffer', 'URL', 'fetch', 'performance', 'structuredClone', 'document'],
+  ...['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'setImmediate', 'globalThis'],
+  ...['require', 'module', 'exports', '__dirname', '__filename', 'SharedArrayBuffer', 'Atomics'],
+];
+
 export default tseslint.config(
   { ignores: ['dist/', 'node_modules/', '.venv/', 'native/build/', 'runs/', 'native/tfjs-node/'] },
+  {
+    files: ['**/*.{cjs,mjs}'],
+    languageOptions: { globals: Object.fromEntries(nodeGlobals.map((name) => [name, 'readonly'])) },
+    rules: { 'no-undef': 'error', 'no-unused-vars': ['error', { varsIgnorePattern: '^_' }] },
+  },
   {
     files: ['**/*.ts'],
     extends: [tseslint.configs.recommended],

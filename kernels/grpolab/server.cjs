@@ -25,6 +25,7 @@ const ABORT_MS = 30;
 /** What a shutdown leaves the library to save, in less than the time after which the process is killed. */
 const LAST_WORDS_MS = 4_000;
 const PARENT_CHECK_MS = 3_000;
+const STATE_AGAIN_MS = 200;
 
 /** What the library finds of the kernel that it runs in, under this symbol. */
 const KERNEL = Symbol.for('grpolab.kernel');
@@ -97,7 +98,7 @@ class Kernel {
   async listen(zeromqPath) {
     const zeromq = require(zeromqPath);
     const { transport, ip } = this.connection;
-    this.publisher = new zeromq.Publisher({ linger: 1000 });
+    this.publisher = new zeromq.XPublisher({ linger: 1000, verbosity: 'allSubs' });
     this.shell = new zeromq.Router({ linger: 1000 });
     this.stdin = new zeromq.Router();
     this.heartbeat = new zeromq.Reply();
@@ -109,8 +110,19 @@ class Kernel {
     );
     await this.startControl(zeromqPath);
     void echo(this.heartbeat);
+    void this.welcome();
     this.publish('status', { execution_state: 'starting' });
     for await (const frames of this.shell) this.receive(frames);
+  }
+
+  /** Tells the state to everybody who begins to listen: what was published before is lost to them. */
+  async welcome() {
+    for await (const [frame] of this.publisher) if (frame[0] === 1) this.publishState();
+  }
+
+  publishState() {
+    const state = this.running === null ? 'idle' : 'busy';
+    this.publish('status', { execution_state: state }, this.running ?? undefined);
   }
 
   startControl(zeromqPath) {
@@ -161,6 +173,9 @@ class Kernel {
     const reply = replies[type];
     if (reply !== undefined) this.reply(request, reply());
     this.publish('status', { execution_state: 'idle' }, request);
+    // JupyterLab hears nothing after a restart until this reply, which may come after the status that belongs to it.
+    if (type === 'kernel_info_request')
+      setTimeout(() => this.ending || this.publishState(), STATE_AGAIN_MS).unref();
     // Frontends take the last status for the kernel's, whatever request it belongs to.
     if (this.running !== null) this.publish('status', { execution_state: 'busy' }, this.running);
     if (type === 'shutdown_request') void this.shutdown();

@@ -3,7 +3,7 @@ import { ShapeError } from '../runtime/errors';
 import type { FigureSpec, JsonObject, Trace } from './spec';
 import { axis, baseLayout, FIGURE_WIDTH, gridCells, panelTitle, withOpacity } from './theme';
 import type { Cell } from './theme';
-import { trainingPanels } from './training-panels';
+import { rangeOf, trainingPanels } from './training-panels';
 import type { Panel, Series, TrainingCurves } from './training-panels';
 
 /** Beyond this many points markers touch each other and hide the line. */
@@ -59,7 +59,7 @@ function stepRange(phase: Panel['phase'], panels: readonly Panel[]): [number, nu
   const steps = panels
     .filter((panel) => panel.phase === phase)
     .flatMap((panel) => [...panel.steps, ...(panel.heldOut?.steps ?? [])]);
-  const [first, last] = [Math.min(...steps), Math.max(...steps)];
+  const [first, last] = rangeOf(steps);
   const margin = Math.max(0.5, 0.03 * (last - first));
   return [first - margin, last + margin];
 }

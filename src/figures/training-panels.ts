@@ -63,6 +63,14 @@ export interface Panel extends Series {
   readonly fromZero: boolean;
 }
 
+/** The smallest and the largest of any number of values: more than a call takes arguments. */
+export function rangeOf(values: readonly number[]): [number, number] {
+  return values.reduce<[number, number]>(
+    ([low, high], value) => [Math.min(low, value), Math.max(high, value)],
+    [Infinity, -Infinity],
+  );
+}
+
 /** The rows that have a value, as steps and values. */
 function seriesOf<T extends { step: number }>(
   rows: readonly T[],
@@ -83,7 +91,9 @@ function grpoPanels({ grpo: rows, grpoHeldOut }: Curves): Panel[] {
       ...common,
       ...seriesOf(rows, ({ reward }) => reward),
       title: 'Reward',
-      explanation: `line: batch mean; band: ± 1 std within groups${heldOut ? '; hollow: held out' : ''}`,
+      explanation: heldOut
+        ? 'band: ± 1 std in groups; hollow: held out'
+        : 'line: batch mean; band: ± 1 std within groups',
       axisTitle: 'reward',
       unit: '0 to 1',
       spread: rows.map(({ rewardStd }) => rewardStd),

@@ -1,4 +1,5 @@
 /** The chart of a run in progress, as an SVG text: it needs nothing of the page that shows it, so it can move in place. */
+import { rangeOf } from '../figures/training-panels';
 import type { Panel } from '../figures/training-panels';
 import { FAINT_INK, INK, withOpacity } from '../figures/theme';
 import { formatDuration } from '../runtime/progress';
@@ -28,9 +29,13 @@ const GRID = '#E4E4E4';
 /** At most so many points of a line are drawn: more than a panel has pixels show nothing more. */
 const MOST_POINTS = 300;
 
-/** Round numbers from at or below `low` to at or above `high`, a step of 1, 2 or 5 times a power of ten apart. */
+/**
+ * Round numbers from at or below `low` to at or above `high`, a step of 1, 2 or 5 times a power of ten apart. Numbers that
+ * differ by rounding errors alone are taken for one.
+ */
 export function roundTicks(low: number, high: number, about = 4): number[] {
-  const span = high > low ? high - low : Math.abs(high) || 1;
+  const largest = Math.max(Math.abs(low), Math.abs(high));
+  const span = high - low > 1e-9 * largest ? high - low : largest || 1;
   const power = 10 ** Math.floor(Math.log10(span / about));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => span / one <= about) as number;
   const first = Math.floor(low / step + 1e-9);
@@ -38,8 +43,12 @@ export function roundTicks(low: number, high: number, about = 4): number[] {
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
 }
 
-function tickText(value: number, step: number): string {
-  return value.toFixed(Math.min(6, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))));
+/** With as many decimals as tell ticks apart; of an axis of tiny or huge numbers with a power of ten. */
+function tickText(value: number, ticks: readonly number[]): string {
+  const largest = Math.max(...ticks.map(Math.abs));
+  if (largest < 1e-4 || largest >= 1e6)
+    return value === 0 ? '0' : Number(value.toPrecision(6)).toExponential().replace('+', '');
+  return value.toFixed(Math.min(6, Math.max(0, -Math.floor(Math.log10(ticks[1] - ticks[0]) + 1e-9))));
 }
 
 /** Every n-th point and the last one. */
@@ -62,10 +71,10 @@ function scalesOf(panel: Panel, lastStep: number): Scales {
     ...(heldOut?.values ?? []),
     ...(fromZero ? [0] : []),
   ];
-  const y = roundTicks(Math.min(...all), Math.max(...all));
+  const y = roundTicks(...rangeOf(all));
   const [low, high] = [y[0], y[y.length - 1]];
-  const steps = [...panel.steps, ...(heldOut?.steps ?? [])];
-  const [first, last] = [Math.min(...steps), Math.max(lastStep, ...steps)];
+  const [first, newest] = rangeOf([...panel.steps, ...(heldOut?.steps ?? [])]);
+  const last = Math.max(lastStep, newest);
   const { width, height, left, right, top, bottom } = PANEL;
   const across = (step: number): number =>
     left + ((width - left - right) * (step - first)) / Math.max(1, last - first);
@@ -81,12 +90,11 @@ function scalesOf(panel: Panel, lastStep: number): Scales {
 
 function axesOf(panel: Panel, { x, y, ticks }: Scales): string {
   const { width, height, left, right, bottom } = PANEL;
-  const yStep = ticks.y[1] - ticks.y[0];
   const rows = ticks.y.map((tick) => {
     const at = y(tick).toFixed(1);
     return (
       `<line x1="${left}" x2="${width - right}" y1="${at}" y2="${at}" stroke="${GRID}"/>` +
-      `<text x="${left - 6}" y="${at}" dy="4" text-anchor="end">${tickText(tick, yStep)}</text>`
+      `<text x="${left - 6}" y="${at}" dy="4" text-anchor="end">${tickText(tick, ticks.y)}</text>`
     );
   });
   const columns = ticks.x.map(
@@ -137,8 +145,8 @@ export function progressText({ step, totalSteps, seconds, before, ended }: RunPr
   const done = step - before;
   const each = done > 0 ? seconds / done : 0;
   const total = totalSteps > 0 ? `/${totalSteps}` : '';
-  const rate = done > 0 ? `, ${each.toPrecision(2)} s a step` : '';
-  const resumed = before > 0 ? `, resumed after step ${before}` : '';
+  const rate = done > 0 ? `, ${each < 100 ? each.toPrecision(2) : each.toFixed(0)} s a step` : '';
+  const resumed = before > 0 && done > 0 ? `, resumed after step ${before}` : '';
   if (ended !== undefined) return `${ended} after step ${step}${total}${rate}${resumed}`;
   const left = done > 0 && totalSteps > 0 ? `, ${formatDuration(each * (totalSteps - step))} left` : '';
   return `step ${step}${total}${rate}${left}${resumed}`;

@@ -39,7 +39,8 @@ function tableOf(given: readonly Row[] | Frame): Table {
     const isCounted = given.index.every((name, i) => name === i);
     return {
       columns: given.columns,
-      rows: given.values as unknown[][],
+      // Those of a danfo Series are in no rows.
+      rows: (given.values as unknown[]).map((row): unknown[] => (Array.isArray(row) ? row : [row])),
       index: isCounted ? null : given.index.map(String),
     };
   }
@@ -48,13 +49,23 @@ function tableOf(given: readonly Row[] | Frame): Table {
   return { columns, rows: given.map((row) => columns.map((column) => valueOf(row, column))), index: null };
 }
 
-/** A value as a cell shows it: `–` for none, `[a, b]` for an interval. */
+/** An estimate with its interval, as the library's statistics give it. */
+function isEstimate(value: object): value is { value: number; interval: readonly [number, number] } {
+  return 'value' in value && 'interval' in value && Object.keys(value).length === 2;
+}
+
+const isMissing = (value: unknown): value is null | undefined =>
+  value === null || value === undefined || Number.isNaN(value);
+
+/** A value as a cell shows it: `–` for none, `[a, b]` for an interval, `x [a, b]` for an estimate. */
 function cellText(value: unknown, digits: number): string {
-  if (value === null || value === undefined || (typeof value === 'number' && Number.isNaN(value))) return '–';
+  if (isMissing(value)) return '–';
   if (typeof value === 'number') return Number.isInteger(value) ? String(value) : value.toFixed(digits);
   if (typeof value === 'boolean') return value ? 'yes' : 'no';
   if (Array.isArray(value)) return `[${value.map((one) => cellText(one, digits)).join(', ')}]`;
-  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+  if (typeof value !== 'object') return String(value);
+  if (isEstimate(value)) return `${cellText(value.value, digits)} ${cellText(value.interval, digits)}`;
+  return JSON.stringify(value);
 }
 
 const isNumeric = (value: unknown): boolean => typeof value === 'number' || Array.isArray(value);
@@ -84,10 +95,12 @@ function htmlOf(
   );
 }
 
-/** Columns of equal width, for a frontend without HTML. */
+/** Columns of equal width, a line a row, for a frontend without HTML. */
 function plainOf({ columns, index }: Table, texts: readonly (readonly string[])[], notes: string[]): string {
   const lines = [columns, ...texts].map((cells, r) =>
-    index === null ? cells : [r === 0 ? '' : index[r - 1], ...cells],
+    (index === null ? cells : [r === 0 ? '' : index[r - 1], ...cells]).map((text) =>
+      text.replace(/\s+/g, ' '),
+    ),
   );
   const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => [...line[column]].length)));
   const body = lines.map((line) =>
@@ -114,13 +127,13 @@ export function showTable(given: readonly Row[] | Frame, options: TableOptions =
   display({ 'text/html': htmlOf(shown, texts, notes), 'text/plain': plainOf(shown, texts, notes) });
 }
 
-/** Missing values as danfo knows them: NaN among numbers, undefined among others. It fails on null. */
+/** Missing values as danfo knows them: undefined among texts, NaN among others. It fails on null. */
 function forDanfo(rows: readonly Row[]): object[] {
   const records = rows as readonly Record<string, unknown>[];
   const columns = [...new Set(records.flatMap((row) => Object.keys(row)))];
   const missing = (column: string): unknown => {
-    const known = records.map((row) => row[column]).find((value) => value !== null && value !== undefined);
-    return typeof known === 'number' ? NaN : undefined;
+    const known = records.map((row) => row[column]).find((value) => !isMissing(value));
+    return typeof known === 'string' || typeof known === 'object' ? undefined : NaN;
   };
   const empty = Object.fromEntries(columns.map((column) => [column, missing(column)]));
   return records.map((row) =>
@@ -130,6 +143,8 @@ function forDanfo(rows: readonly Row[]): object[] {
 
 /**
  * Rows as a danfo DataFrame, for sorting, grouping and describing. Danfo is loaded here, not before: it takes a second.
+ * Its own `describe` and `sortValues` take missing values for numbers (danfo 1.2): leave such columns out of the one, and
+ * `dropNa` before the other.
  * @throws ConfigError  when danfo is not installed, or there are no rows
  */
 export function dataFrame(rows: readonly Row[]): Danfo.DataFrame {

@@ -79,6 +79,11 @@ class LiveChart {
 
   /** Draws the end of the run: still for frontends without plotly, interactive for the others. */
   end(how: string, rows: MetricsRow[]): void {
+    // Steps that this process did not do say nothing of its speed, and where it stopped before one, nothing of their number.
+    if (this.rows.length === 0) {
+      this.before = Number(rows[rows.length - 1]?.step ?? 0);
+      this.totalSteps = how === 'stopped' ? 0 : this.before;
+    }
     this.rows = rows;
     const panels = trainingPanels(curvesOfMetrics(rows));
     if (panels.length === 0) return;
@@ -99,7 +104,7 @@ class LiveChart {
     const step = Number(this.rows[this.rows.length - 1]?.step ?? 0);
     const seconds = (Date.now() - this.begin) / 1000;
     const { title, totalSteps, before } = this;
-    return { title, step, totalSteps: totalSteps || step, seconds, before: Math.min(before, step), ended };
+    return { title, step, totalSteps, seconds, before: Math.min(before, step), ended };
   }
 }
 
@@ -129,14 +134,12 @@ export async function train(
       onStep: (record, totalSteps) => chart.step(record, totalSteps),
     }),
   );
+  if (result.interrupted) result.policy.dispose();
+  else keepPolicy(directory, result.policy);
   const metrics = readMetrics(directory);
   const how = result.interrupted ? 'stopped' : result.stoppedEarly ? 'stopped early' : 'finished';
   chart.end(finished ? 'already finished' : how, metrics);
-  if (!result.interrupted) {
-    keepPolicy(directory, result.policy);
-    return { ...result, metrics };
-  }
-  result.policy.dispose();
+  if (!result.interrupted) return { ...result, metrics };
   throw new Interrupted(
     `stopped after step ${result.steps}; everything is saved in ${directory}. Run the cell again to go on from there.`,
   );
@@ -195,14 +198,19 @@ export async function trainAll(
   runs: readonly PlannedRun[],
   options: Omit<NotebookTrainOptions, 'title'> = {},
 ): Promise<RunOutcome[]> {
-  const outcomes: RunOutcome[] = [];
-  for (const run of runs) {
-    const title = `Phase ${run.phase} (${run.experiment.method}), seed ${run.seed}`;
-    const { steps, metrics, directory } = await train(run.experiment, { ...options, title });
-    keepPolicy(directory, null);
-    outcomes.push(outcomeOf(run, steps, metrics));
-  }
-  return outcomes;
+  return interruptible(async (signal) => {
+    const outcomes: RunOutcome[] = [];
+    for (const run of runs) {
+      const title = `Phase ${run.phase} (${run.experiment.method}), seed ${run.seed}`;
+      // It came when the run before had no step left to stop after.
+      if (signal.aborted)
+        throw new Interrupted(`stopped before ${title}. Run the cell again to go on from there.`);
+      const { steps, metrics, directory } = await train(run.experiment, { ...options, title });
+      keepPolicy(directory, null);
+      outcomes.push(outcomeOf(run, steps, metrics));
+    }
+    return outcomes;
+  });
 }
 
 /**
