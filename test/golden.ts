@@ -18,3 +18,9 @@ export function readGolden<T>(...parts: string[]): T {
     SPECIAL_NUMBERS.has(value) ? SPECIAL_NUMBERS.get(value) : value,
   ) as T;
 }
+
+/** How far a number is from its golden value, as a share of that; of 0 absolutely. Infinities equal themselves. */
+export function deviation(actual: number, expected: number): number {
+  if (actual === expected) return 0;
+  return Math.abs(actual - expected) / (expected === 0 ? 1 : Math.abs(expected));
+}

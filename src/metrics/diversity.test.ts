@@ -26,6 +26,10 @@ describe('distinctN', () => {
     expect(distinctN([], 1)).toBeNull();
   });
 
+  it('refuses n-grams of no token', () => {
+    for (const n of [0, -1, 1.5, NaN]) expect(() => distinctN([['a']], n)).toThrow(ShapeError);
+  });
+
   it('lies in (0, 1] and does not depend on the order of the replies', () => {
     fc.assert(
       fc.property(fc.array(tokens, { maxLength: 5 }), fc.integer({ min: 1, max: 4 }), (replies, n) => {

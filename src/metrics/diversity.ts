@@ -1,23 +1,13 @@
 /** How different the replies to one tweet are: from tokens (distinct-n, self-BLEU) or from embeddings. */
 
 import { ShapeError } from '../runtime/errors';
+import { ngramCounts } from './ngrams';
+import type { Tokens } from './ngrams';
 
-type Tokens = readonly string[];
 type Vector = ArrayLike<number>;
 
 /** What stands for a zero count of matches in `selfBleu4`: nltk's `SmoothingFunction().method1`. */
 const SMOOTHING = 0.1;
-
-/** The n-grams of a token list with their counts. */
-function ngramCounts(tokens: Tokens, n: number): Map<string, number> {
-  const counts = new Map<string, number>();
-  for (let i = 0; i + n <= tokens.length; i++) {
-    // The separator cannot occur inside a token that came from text; it keeps ["a b"] and ["a", "b"] apart.
-    const gram = tokens.slice(i, i + n).join('\u0000');
-    counts.set(gram, (counts.get(gram) ?? 0) + 1);
-  }
-  return counts;
-}
 
 /**
  * distinct-n = different n-grams / n-grams, pooled over the replies.

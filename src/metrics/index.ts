@@ -1,6 +1,21 @@
 /** Numbers from texts and arrays. */
 
+export type { Tokens } from './ngrams';
 export * from './text';
+export * from './tokenizers';
+export * from './treebank';
+export * from './porter';
+export * from './rouge';
 export * from './diversity';
+export * from './vocabulary';
+export * from './pass-at-k';
+export * from './usq';
 export * from './statistics';
+export * from './distributions';
+export * from './mann-whitney';
+export * from './t-test';
+export * from './effect-size';
+export * from './multiple-comparisons';
+export * from './bootstrap-metric';
+export * from './seeds';
 export * from './ranking';

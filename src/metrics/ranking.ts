@@ -1,14 +1,15 @@
 /** How well scores order things whose true order, or label, is known. */
 import { ShapeError } from '../runtime/errors';
 import type { Random } from '../runtime/random';
+import { uStatistic } from './mann-whitney';
 import type { BootstrapOptions } from './statistics';
 import { percentileInterval, ranks, resampleIndices } from './statistics';
 
 type Numbers = ArrayLike<number>;
 
 /**
- * Area under the ROC curve: the probability that a good item scores above a bad one, a tie counting half; by ranks,
- * (R - n(n + 1)/2) / (n m) with R the rank sum of the n good ones.
+ * Area under the ROC curve: the probability that a good item scores above a bad one, a tie counting half:
+ * U / (n m), U the Mann-Whitney statistic of the n good ones.
  *
  * @throws ShapeError  when a side is empty, or a score is NaN
  * Source: Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 1982.
@@ -18,11 +19,7 @@ export function areaUnderCurve(good: Numbers, bad: Numbers): number {
   if (n === 0 || m === 0) {
     throw new ShapeError(`${n} good and ${m} bad scores; expected at least 1 of each.`);
   }
-  const all = [...Array.from(good), ...Array.from(bad)];
-  const rankSum = ranks(all)
-    .slice(0, n)
-    .reduce((sum, rank) => sum + rank, 0);
-  return (rankSum - (n * (n + 1)) / 2) / (n * m);
+  return uStatistic(good, bad) / (n * m);
 }
 
 /** Pairs of rows: the truth of `better[k]` is above that of `worse[k]`. */

@@ -13,7 +13,9 @@ import {
   ranks,
   resampleIndices,
   sampleStd,
+  skewness,
   spearman,
+  standardError,
 } from './statistics';
 
 const finite = fc.double({ min: -1e6, max: 1e6, noNaN: true });
@@ -57,6 +59,22 @@ describe('moments and percentiles', () => {
     const values = [3, 1, 2];
     median(values);
     expect(values).toEqual([3, 1, 2]);
+  });
+});
+
+describe('skewness and standard error', () => {
+  it('are those of their formulas', () => {
+    // 0, 0, 3: deviations -1, -1, 2; m2 = 2, m3 = 2.
+    expect(skewness([0, 0, 3])).toBeCloseTo(Math.SQRT1_2, 14);
+    expect(skewness([1, 2, 3])).toBeCloseTo(0, 14);
+    expect(standardError([1, 3])).toBeCloseTo(1, 14);
+  });
+
+  it('refuse too few values and NaN; a constant has no skewness', () => {
+    expect(skewness([0.1, 0.1, 0.1])).toBeNull();
+    expect(() => skewness([])).toThrow(ShapeError);
+    expect(() => skewness([1, NaN])).toThrow(/NaN/);
+    expect(() => standardError([1])).toThrow(ShapeError);
   });
 });
 

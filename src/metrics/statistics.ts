@@ -1,19 +1,8 @@
 import { ShapeError } from '../runtime/errors';
 import { Random } from '../runtime/random';
+import { requireCount, requireFinite, requireSameLength } from './checks';
 
 type Numbers = ArrayLike<number>;
-
-function requireCount(values: Numbers, least: number, what: string): void {
-  if (values.length < least) {
-    throw new ShapeError(`${what} of ${values.length} values; expected at least ${least}.`);
-  }
-}
-
-function requireSameLength(a: Numbers, b: Numbers, what: string): void {
-  if (a.length !== b.length) {
-    throw new ShapeError(`${what} of ${a.length} and ${b.length} values; expected pairs, as many of each.`);
-  }
-}
 
 /** A sorted copy in which NaN cannot hide: it would come last and shift every percentile. */
 function sorted(values: Numbers): Float64Array {
@@ -37,6 +26,31 @@ export function sampleStd(values: Numbers): number {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += (values[i] - centre) ** 2;
   return Math.sqrt(sum / (values.length - 1));
+}
+
+/** Whether all values are equal, by the values: rounding in their mean can leave a variance above 0. */
+export function isConstant(values: Numbers): boolean {
+  return Array.from(values).every((value) => value === values[0]);
+}
+
+/** Standard error of the mean, s / sqrt(n). @throws ShapeError when n < 2. */
+export function standardError(values: Numbers): number {
+  return sampleStd(values) / Math.sqrt(values.length);
+}
+
+/**
+ * Skewness g1 = m_3 / m_2^(3/2), with m_r = sum (x - mean)^r / n; null where all values are equal.
+ *
+ * @throws ShapeError  when there is no value, or one is not finite
+ * Source: Joanes and Gill, "Comparing measures of sample skewness and kurtosis", 1998 (scipy's default).
+ */
+export function skewness(values: Numbers): number | null {
+  requireCount(values, 1, 'skewness');
+  requireFinite(values, 'skewness');
+  if (isConstant(values)) return null;
+  const centre = mean(values);
+  const moment = (r: number): number => mean(Array.from(values, (value) => (value - centre) ** r));
+  return moment(3) / moment(2) ** 1.5;
 }
 
 /**
@@ -80,8 +94,6 @@ export function pearson(a: Numbers, b: Numbers): number | null {
     squaresA += (a[i] - meanA) ** 2;
     squaresB += (b[i] - meanB) ** 2;
   }
-  // A constant is recognised by its values: rounding in the mean can leave its squares above 0.
-  const isConstant = (values: Numbers) => Array.from(values).every((value) => value === values[0]);
   if (isConstant(a) || isConstant(b)) return null;
   return Math.min(1, Math.max(-1, productSum / (Math.sqrt(squaresA) * Math.sqrt(squaresB))));
 }

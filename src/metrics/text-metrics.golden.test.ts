@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { readGolden } from '../../test/golden';
-import { bleu4, distinctN, meanPairwiseDistance, selfBleu4 } from './diversity';
-import { wordpunct } from './text';
+import { deviation, readGolden } from '../../test/golden';
+import { bleu4, cosineSimilarity, distinctN, meanPairwiseDistance, selfBleu4 } from './diversity';
+import { TOKENIZERS } from './tokenizers';
+import { countCorpus, resampledDistinct, resampledTokenEntropy } from './vocabulary';
+import { tokenEntropy, vocabularyRichness } from './vocabulary';
 
 interface Group {
   replies: string[];
@@ -14,19 +16,26 @@ interface TextMetrics {
   groups: Group[];
   corpus: Record<
     string,
-    { distinct: Record<string, { unique: number; total: number }>; mean_of_group_self_bleu: number }
+    {
+      distinct: Record<string, { unique: number; total: number }>;
+      vocabulary_richness_types_over_tokens: number;
+      token_entropy_nats: number;
+      token_entropy_bits: number;
+      mean_of_group_self_bleu: number;
+    }
   >;
   bleu_cases: { hypothesis: string[]; references: string[][]; bleu4_method1: number }[];
-  pairwise_cosine: { embeddings: number[][]; mean_pairwise_distance: number };
+  pairwise_cosine: { embeddings: number[][]; mean_pairwise_distance: number; matrix: number[][] };
 }
 
 const golden = readGolden<TextMetrics>('text-metrics.json');
 const tokenizers = Object.keys(golden.corpus);
 
 describe(`text metrics against nltk ${golden.source.libraries.nltk}`, () => {
-  it('wordpunct gives the tokens of wordpunct_tokenize on the lower-cased text', () => {
-    for (const group of golden.groups)
-      expect(group.replies.map(wordpunct)).toEqual(group.tokens.wordpunct_lower);
+  it.each(Object.entries(TOKENIZERS))('%s gives its tokens of the lower-cased text', (name, tokenizer) => {
+    for (const group of golden.groups) {
+      expect(group.replies.map(tokenizer)).toEqual(group.tokens[`${name}_lower`]);
+    }
   });
 
   it.each(golden.bleu_cases.map((bleuCase, i) => [i, bleuCase] as const))(
@@ -66,8 +75,35 @@ describe(`text metrics against nltk ${golden.source.libraries.nltk}`, () => {
     }
   });
 
-  it('mean pairwise cosine distance of given embeddings', () => {
-    const { embeddings, mean_pairwise_distance } = golden.pairwise_cosine;
+  it.each(tokenizers)('richness and entropy of the corpus from %s tokens', (tokenizer) => {
+    const expected = golden.corpus[tokenizer];
+    const all = golden.groups.flatMap((group) => group.tokens[tokenizer]);
+    expect(vocabularyRichness(all)).toBe(expected.vocabulary_richness_types_over_tokens);
+    for (const unit of ['nats', 'bits'] as const) {
+      const entropy = tokenEntropy(all, unit) ?? NaN;
+      expect(deviation(entropy, expected[`token_entropy_${unit}`])).toBeLessThan(1e-12);
+    }
+  });
+
+  it.each(tokenizers)(
+    'the forms for resamples give the same where every group counts once: %s',
+    (tokenizer) => {
+      const corpus = golden.corpus[tokenizer];
+      const groups = golden.groups.map((group) => group.tokens[tokenizer]);
+      const once = groups.map(() => 1);
+      for (const [n, { unique, total }] of Object.entries(corpus.distinct)) {
+        expect(resampledDistinct(countCorpus(groups, Number(n)))(once)).toBe(unique / total);
+      }
+      const entropy = resampledTokenEntropy(countCorpus(groups, 1))(once) ?? NaN;
+      expect(deviation(entropy, corpus.token_entropy_nats)).toBeLessThan(1e-12);
+    },
+  );
+
+  it('cosine distances of given embeddings, each and their mean', () => {
+    const { embeddings, mean_pairwise_distance, matrix } = golden.pairwise_cosine;
+    embeddings.forEach((a, i) =>
+      embeddings.forEach((b, j) => expect(1 - cosineSimilarity(a, b)).toBeCloseTo(matrix[i][j], 12)),
+    );
     expect(meanPairwiseDistance(embeddings)).toBeCloseTo(mean_pairwise_distance, 12);
   });
 });

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { wordpunct } from './text';
+import { whitespace, wordpunct } from './text';
 
 describe('wordpunct', () => {
   it('parts words from runs of punctuation and lower-cases both', () => {
@@ -27,5 +27,18 @@ describe('wordpunct', () => {
         expect(wordpunct(text).join('')).toBe(text.toLowerCase().replace(/[\t-\r\x1c-\x20]/g, ''));
       }),
     );
+  });
+});
+
+describe('whitespace', () => {
+  it("parts lower-cased text at Python's white space and nowhere else", () => {
+    expect(whitespace("It's 5%!\n Ünï\x1c東京\u3000A\ufeffB ")).toEqual([
+      "it's",
+      '5%!',
+      'ünï',
+      '東京',
+      'a\ufeffb',
+    ]);
+    expect(whitespace(' \t')).toEqual([]);
   });
 });

@@ -1,0 +1,175 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { ShapeError } from '../runtime/errors';
+import { resampleTweets } from './bootstrap-metric';
+import {
+  collapseMetric,
+  collapsePoint,
+  derAtK,
+  derLabel,
+  derMetric,
+  meanPassAtKCurve,
+  passAtK,
+  passAtKCurve,
+  passAtKMetric,
+} from './pass-at-k';
+
+/** All subsets of size k of 0..n-1, as bits. */
+function subsets(n: number, k: number): number[] {
+  const sizeOf = (bits: number): number => [...bits.toString(2)].filter((bit) => bit === '1').length;
+  return Array.from({ length: 2 ** n }, (_, bits) => bits).filter((bits) => sizeOf(bits) === k);
+}
+
+const counts = fc
+  .integer({ min: 1, max: 9 })
+  .chain((n) => fc.tuple(fc.constant(n), fc.integer({ min: 0, max: n })));
+
+describe('passAtK', () => {
+  it('is the share of all subsets of size k that have a reply that passes', () => {
+    fc.assert(
+      fc.property(counts, ([n, c]) => {
+        for (let k = 1; k <= n; k++) {
+          const all = subsets(n, k);
+          const passing = all.filter((bits) => (bits & (2 ** c - 1)) !== 0);
+          expect(passAtK(n, c, k)).toBeCloseTo(passing.length / all.length, 13);
+        }
+      }),
+    );
+  });
+
+  it('grows with k, by less and less, from c/n', () => {
+    fc.assert(
+      fc.property(counts, ([n, c]) => {
+        const curve = passAtKCurve(n, c);
+        expect(curve[0]).toBeCloseTo(c / n, 14);
+        const gains = curve.map((value, i) => value - (curve[i - 1] ?? 0));
+        gains.forEach((gain, i) => {
+          expect(gain).toBeGreaterThanOrEqual(-1e-15);
+          if (i > 0) expect(gain).toBeLessThanOrEqual(gains[i - 1] + 1e-15);
+        });
+      }),
+    );
+  });
+
+  it('stays right where the binomials overflow', () => {
+    // 1 - (1 - 1/n)(1 - 1/(n-1)) = 2/n for one that passes.
+    expect(passAtK(1e6, 1, 2)).toBeCloseTo(2e-6, 15);
+    expect(passAtK(5000, 2500, 2000)).toBe(1);
+    expect(passAtK(5000, 1, 5000)).toBe(1);
+  });
+
+  it.each([
+    [5, 2, 6],
+    [5, 2, 0],
+    [5, 6, 1],
+    [5, -1, 1],
+    [0, 0, 1],
+    [5, 2.5, 1],
+    [5, NaN, 1],
+    [NaN, 1, 1],
+  ])('refuses n = %d, c = %d, k = %d', (n, c, k) => {
+    expect(() => passAtK(n, c, k)).toThrow(ShapeError);
+  });
+});
+
+describe('the mean curve', () => {
+  it('ends at the least number of replies to a tweet', () => {
+    expect(meanPassAtKCurve([passAtKCurve(3, 0), passAtKCurve(2, 2)])).toEqual([0.5, 0.5]);
+  });
+
+  it('counts a tweet as often as it was drawn', () => {
+    const curves = [passAtKCurve(3, 0), passAtKCurve(3, 3), passAtKCurve(3, 1)];
+    expect(meanPassAtKCurve(curves, [1, 3, 0])).toEqual([0.75, 0.75, 0.75]);
+  });
+
+  it('refuses no tweet, and a tweet without replies', () => {
+    expect(() => meanPassAtKCurve([])).toThrow(ShapeError);
+    expect(() => meanPassAtKCurve([[], [1]])).toThrow(ShapeError);
+  });
+});
+
+describe('DER@k', () => {
+  it('is 1/k where further replies pass no more often', () => {
+    expect(derAtK([0.42, 0.42, 0.42], 3)).toBeCloseTo(1 / 3, 15);
+  });
+
+  it('lies in [1/k, 1] and is 1 at k = 1', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 0, max: 6 }), { minLength: 1 }),
+        fc.integer({ min: 1, max: 6 }),
+        (passes, k) => {
+          const der = derAtK(meanPassAtKCurve(passes.map((c) => passAtKCurve(6, c))), k);
+          if (passes.every((c) => c === 0)) {
+            expect(der).toBeNull();
+            return;
+          }
+          expect(der).toBeGreaterThanOrEqual(1 / k - 1e-12);
+          expect(der).toBeLessThanOrEqual(1 + 1e-12);
+          if (k === 1) expect(der).toBe(1);
+        },
+      ),
+    );
+  });
+
+  it('is good above 0.3 and moderate above 0.15', () => {
+    expect([0.31, 0.3, 0.16, 0.15].map(derLabel)).toEqual(['good', 'moderate', 'moderate', 'poor']);
+  });
+
+  it('refuses a k beyond the curve', () => {
+    expect(() => derAtK([0.5], 2)).toThrow(ShapeError);
+  });
+});
+
+describe('the collapse point', () => {
+  it('is the first k whose reply adds less than the threshold', () => {
+    expect(collapsePoint([0.4, 0.5, 0.505, 0.6])).toBe(3);
+    expect(collapsePoint([0.4, 0.5, 0.505, 0.6], 0.2)).toBe(2);
+    expect(collapsePoint([0.42, 0.42])).toBe(2);
+    expect(collapsePoint([0, 0, 0])).toBe(2);
+  });
+
+  it('does not exist where every reply adds more, nor for one reply', () => {
+    expect(collapsePoint([0.4, 0.5, 0.6])).toBeNull();
+    expect(collapsePoint([0.4])).toBeNull();
+    expect(() => collapsePoint([])).toThrow(ShapeError);
+  });
+});
+
+describe('the metrics of many tweets', () => {
+  const curves = [0, 1, 2, 5, 5, 3].map((c) => passAtKCurve(5, c));
+  const resamples = resampleTweets(curves.length, { seed: 1, resamples: 400 });
+
+  it('have a value inside their interval', () => {
+    for (const metric of [
+      passAtKMetric(curves, 5, resamples),
+      derMetric(curves, 5, resamples),
+      collapseMetric(curves, resamples, 0.05),
+    ]) {
+      if (metric.value === null) throw new Error(metric.reason);
+      expect(metric.ci[0]).toBeLessThanOrEqual(metric.value);
+      expect(metric.ci[1]).toBeGreaterThanOrEqual(metric.value);
+    }
+  });
+
+  it('say why there is none: nothing passes, no collapse, one reply', () => {
+    const none = [passAtKCurve(3, 0), passAtKCurve(3, 0)];
+    const two = resampleTweets(2, { seed: 1, resamples: 10 });
+    expect(derMetric(none, 3, two)).toEqual({ value: null, reason: 'Pass@1 is 0: DER divides by it' });
+    const rising = [passAtKCurve(3, 1), passAtKCurve(3, 1)];
+    expect(collapseMetric(rising, two)).toEqual({
+      value: null,
+      reason: expect.stringMatching(/k = 3/) as string,
+    });
+    const single = [passAtKCurve(1, 1), passAtKCurve(1, 0)];
+    expect(collapseMetric(single, two)).toEqual({
+      value: null,
+      reason: expect.stringMatching(/one reply/) as string,
+    });
+  });
+
+  it('refuse a k that a tweet has too few replies for', () => {
+    expect(() => passAtKMetric([...curves.slice(1), passAtKCurve(2, 1)], 5, resamples)).toThrow(ShapeError);
+    expect(() => derMetric(curves, 6, resamples)).toThrow(ShapeError);
+  });
+});
