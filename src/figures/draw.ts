@@ -3,7 +3,14 @@ import { z } from 'zod';
 import { DataError } from '../runtime/errors';
 import { readJsonFile } from '../runtime/files';
 import { parseStrict } from '../runtime/strict';
+import { collapsePointsSchema, drawCollapsePoints } from './collapse-points';
+import { derAtKSchema, drawDerAtK } from './der-at-k';
+import { diversityDynamicsSchema, drawDiversityDynamics } from './diversity-dynamics';
+import { drawLoraParameters } from './lora-parameters';
+import { loraParametersSchema } from './lora-summary';
+import { drawMethodOverview, methodOverviewSchema } from './method-overview';
 import { drawPairedChange, pairedChangeSchema } from './paired-change';
+import { drawParetoFrontier, paretoFrontierSchema } from './pareto-frontier';
 import { drawScoreDistributions, scoreDistributionsSchema } from './score-distributions';
 import type { FigureSpec, Figure } from './spec';
 import { drawSplitDistributions } from './split-distributions';
@@ -17,6 +24,12 @@ const sourceSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('training-curves'), data: trainingCurvesSchema }),
   z.strictObject({ kind: z.literal('paired-change'), data: pairedChangeSchema }),
   z.strictObject({ kind: z.literal('score-distributions'), data: scoreDistributionsSchema }),
+  z.strictObject({ kind: z.literal('method-overview'), data: methodOverviewSchema }),
+  z.strictObject({ kind: z.literal('diversity-dynamics'), data: diversityDynamicsSchema }),
+  z.strictObject({ kind: z.literal('pareto-frontier'), data: paretoFrontierSchema }),
+  z.strictObject({ kind: z.literal('lora-parameters'), data: loraParametersSchema }),
+  z.strictObject({ kind: z.literal('der-at-k'), data: derAtKSchema }),
+  z.strictObject({ kind: z.literal('collapse-points'), data: collapsePointsSchema }),
 ]);
 
 export type FigureSource = z.input<typeof sourceSchema>;
@@ -38,6 +51,18 @@ export function drawFigure(source: FigureSource): FigureSpec {
       return drawPairedChange(source.data);
     case 'score-distributions':
       return drawScoreDistributions(source.data);
+    case 'method-overview':
+      return drawMethodOverview(source.data);
+    case 'diversity-dynamics':
+      return drawDiversityDynamics(source.data);
+    case 'pareto-frontier':
+      return drawParetoFrontier(source.data);
+    case 'lora-parameters':
+      return drawLoraParameters(source.data);
+    case 'der-at-k':
+      return drawDerAtK(source.data);
+    case 'collapse-points':
+      return drawCollapsePoints(source.data);
   }
 }
 

@@ -13,3 +13,4 @@ export * from './lora';
 export * from './memory';
 export * from './qwen3';
 export * from './qwen3-sizes';
+export * from './lora-analysis';
