@@ -2,7 +2,17 @@ import tseslint from 'typescript-eslint';
 
 /** What Node gives a script; `document` stands in functions that run in a page. */
 const nodeGlobals = [
-  ...['process', 'console', 'Buffer', 'URL', 'fetch', 'performance', 'structuredClone', 'document'],
+  ...[
+    'process',
+    'console',
+    'Buffer',
+    'URL',
+    'fetch',
+    'AbortController',
+    'performance',
+    'structuredClone',
+    'document',
+  ],
   ...['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'setImmediate', 'globalThis'],
   ...['require', 'module', 'exports', '__dirname', '__filename', 'SharedArrayBuffer', 'Atomics'],
 ];

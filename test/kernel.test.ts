@@ -142,6 +142,53 @@ describe('the kernel', () => {
     expect((await kernel.run('[a >= 41, kept[0]]')).value).toBe('[ true, 7 ]');
   });
 
+  it('completes behind an emoji', async () => {
+    const code = "const t = '😀😀'; Math.ma";
+    const reply = await kernel.request('complete_request', { code, cursor_pos: [...code].length });
+    expect(reply.matches).toContain('max');
+    expect([...code].slice(reply.cursor_start as number, reply.cursor_end as number).join('')).toBe('ma');
+  });
+
+  it('answers a request that it cannot understand, and goes on', async () => {
+    expect(await kernel.request('complete_request', { code: '/** @browser */ x' })).toMatchObject({
+      status: 'error',
+    });
+    expect(await kernel.request('is_complete_request', {})).toMatchObject({ status: 'error' });
+    expect((await kernel.run('7')).value).toBe('7');
+  });
+
+  it.each([
+    ['a getter that throws', "throw Object.defineProperty(new Error(), 'message', { get() { throw 1; } })"],
+    ['a name that is no text', "throw Object.assign(new Error('m'), { name: undefined })"],
+    ['nothing', 'throw undefined'],
+  ])('shows a thrown error with %s', async (_name, code) => {
+    const { status, reply } = await kernel.run(code);
+    expect(status).toBe('error');
+    expect([typeof reply.ename, typeof reply.evalue]).toEqual(['string', 'string']);
+    expect((await kernel.run('8')).value).toBe('8');
+  });
+
+  it('sends thousands of messages', async () => {
+    const code =
+      "const shown = new notebook.Display(); for (let i = 0; i < 2000; i++) shown.show({ 'text/plain': String(i) })";
+    await kernel.run("import { notebook } from 'grpolab'");
+    const { messages } = await kernel.run(code);
+    expect(messages.filter(({ type }) => type.endsWith('display_data')).length).toBe(2000);
+    for (let i = 0; i < 600; i++) await kernel.request('is_complete_request', { code: '1' });
+    expect((await kernel.run('9')).value).toBe('9');
+  });
+
+  it('keeps the cells that wait when a loop behind an await is interrupted', async () => {
+    await kernel.run('let round = 0');
+    const spinning = kernel.run('await null; while (true) round++;');
+    const waiting = kernel.run('round');
+    await wait(300);
+    await kernel.interrupt();
+    expect((await spinning).error).toMatch(/^Interrupted/);
+    expect((await waiting).status).toBe('aborted');
+    expect((await kernel.run('round > 0')).value).toBe('true');
+  });
+
   it('ends a loop in a timer that runs behind an ended cell', async () => {
     await kernel.run('let spins = 0; setTimeout(() => { while (true) spins++; }, 50); 0');
     await wait(300);
@@ -316,6 +363,41 @@ describe('the kernel and the build', () => {
         'SetupError: Node 18.20.4 is too old for grpolab: expected 20.19, 22 or 24. ' +
           'Put a newer one first in PATH, then start Jupyter again.',
       );
+    } finally {
+      kernel.close();
+    }
+  });
+});
+
+describe('a cell that is interrupted while it is compiled or loads the library', () => {
+  it.each([100, 900, 1500])('after %i ms leaves a kernel that works', async (after) => {
+    const kernel = await KernelClient.start();
+    try {
+      await kernel.interrupted(
+        "import { train, metrics } from 'grpolab'; train.readMetrics('x').length",
+        after,
+      );
+      const outcome = await kernel.run(
+        "import { train, metrics } from 'grpolab'; [train.readMetrics('x').length, metrics.mean([2])]",
+      );
+      expect(outcome.value).toBe('[ 0, 2 ]');
+    } finally {
+      kernel.close();
+    }
+  });
+});
+
+describe('the kernel and new directories', () => {
+  it('compiles on when a module directory appears', async () => {
+    const root = project();
+    const kernel = await inProject(root);
+    try {
+      await kernel.run("import { part } from 'grpolab'; part.version()");
+      mkdirSync(path.join(root, 'notebooks/node_modules'));
+      mkdirSync(path.join(root, 'node_modules/another'));
+      await wait(400);
+      expect((await kernel.run('part.version()')).value).toBe('1');
+      expect((await kernel.run('2 + 2')).value).toBe('4');
     } finally {
       kernel.close();
     }

@@ -32,7 +32,9 @@ describe('the public types', () => {
     host.readFile = (file) => (file === virtual ? cell : readFile(file));
     host.fileExists = (file) => file === virtual || fileExists(file);
     host.getSourceFile = (file, version, ...rest) =>
-      file === virtual ? ts.createSourceFile(file, cell, version, true) : getSourceFile(file, version, ...rest);
+      file === virtual
+        ? ts.createSourceFile(file, cell, version, true)
+        : getSourceFile(file, version, ...rest);
     const program = ts.createProgram([virtual], options, host);
     const source = program.getSourceFile(virtual);
     const problems = program

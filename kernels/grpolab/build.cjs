@@ -35,11 +35,13 @@ class Build {
   refresh(variables) {
     const version = this.version();
     if (version === this.loaded) return false;
-    this.loaded = version;
-    const old = require.cache[this.entry]?.exports;
+    const old = (this.replaced ??= require.cache[this.entry]?.exports);
     for (const file of Object.keys(require.cache)) if (file.startsWith(this.dist)) delete require.cache[file];
+    // Where the build is not whole yet it throws, and the next cell tries again.
+    const fresh = old && require(this.entry);
+    this.loaded = version;
+    this.replaced = undefined;
     if (old === undefined) return false;
-    const fresh = require(this.entry);
     const names = new Map(Object.keys(old).map((name) => [old[name], name]));
     for (const [variable, value] of Object.entries(variables)) {
       if (value === old) variables[variable] = fresh;

@@ -6,6 +6,24 @@ const path = require('node:path');
 /** @param tslab  the directory of its modules @returns them, and the TypeScript that they use */
 function loadCompiler(tslab) {
   const ts = require(require.resolve('@tslab/typescript-for-tslab', { paths: [tslab] }));
+  // tslab keeps one timer, that of the next build, and throws when TypeScript asks for a second one: it does when something
+  // appears or goes in a directory where it looks for modules. That one's work is done at once.
+  const wrappers = {
+    setTimeout:
+      (schedule) =>
+      (callback, ...rest) =>
+        callback.name === 'invalidateResolutionsOfFailedLookup'
+          ? void callback()
+          : schedule(callback, ...rest),
+    clearTimeout: (cancel) => (timer) => timer === undefined || cancel(timer),
+  };
+  for (const [name, wrap] of Object.entries(wrappers))
+    Object.defineProperty(ts.sys, name, {
+      configurable: true,
+      set(own) {
+        Object.defineProperty(this, name, { value: wrap(own), configurable: true, writable: true });
+      },
+    });
   const { createConverter, isCompleteCode } = require(path.join(tslab, 'converter.js'));
   const { createExecutor } = require(path.join(tslab, 'executor.js'));
   return { createConverter, createExecutor, isCompleteCode, ts };

@@ -55,12 +55,20 @@ function interruptedContent() {
 
 /** The content of an `error` message from anything that was thrown. */
 function errorContent(thrown) {
+  try {
+    return contentOf(thrown);
+  } catch {
+    return sentenceContent('Thrown', 'something that cannot be shown');
+  }
+}
+
+function contentOf(thrown) {
   if (thrown?.code === 'ERR_SCRIPT_EXECUTION_INTERRUPTED') return interruptedContent();
   if (!util.types.isNativeError(thrown) && !(thrown instanceof Error)) {
     const evalue = typeof thrown === 'string' ? thrown : util.inspect(thrown);
     return { ename: 'Thrown', evalue, traceback: [`${RED}Thrown${PLAIN}: ${evalue}`] };
   }
-  const { name, message } = thrown;
+  const [name, message] = [String(thrown.name), String(thrown.message)];
   const frames = frameLines(thrown).map((line) => `${FAINT}${line}${PLAIN}`);
   // A library's error says what to do; where in the library it arose is for whoever mends the library.
   const shown = isOfLibrary(thrown) ? frames.filter((line) => /\bcell \d+/.test(line)) : frames;

@@ -1,6 +1,6 @@
 // Starts the kernel of a notebook. The kernelspec gives this file's directory as {resource_dir}, so the project is found
 // wherever it lies. Its syntax is old, so that an old Node gets as far as saying that it is old.
-const { existsSync } = require('fs');
+const { existsSync, writeSync } = require('fs');
 const path = require('path');
 const util = require('util');
 
@@ -27,7 +27,8 @@ function canImport(directory) {
 
 /** The kernel cannot speak without its packages: the terminal of Jupyter is the only place left to say so. */
 function giveUp(reason) {
-  process.stderr.write('grpolab kernel: ' + reason + '\n');
+  // Past the kernel's own `write`, which sends to a notebook.
+  writeSync(2, 'grpolab kernel: ' + reason + '\n');
   process.exit(1);
 }
 

@@ -16,7 +16,7 @@ const {
   rememberCell,
   sentenceContent,
 } = require('./errors.cjs');
-const { readMessage, writeMessage } = require('./wire.cjs');
+const { writeMessage } = require('./wire.cjs');
 
 /** Text of the same stream that follows within this time goes out as one message. */
 const STREAM_MS = 40;
@@ -30,6 +30,9 @@ const STATE_AGAIN_MS = 200;
 /** What the library finds of the kernel that it runs in, under this symbol. */
 const KERNEL = Symbol.for('grpolab.kernel');
 
+/** What runs in this thread: the kernel itself, the script of a cell, or nothing but what cells have left to run. */
+const DOING = { kernel: 0, script: 1, cells: 2 };
+
 class Kernel {
   constructor({ root, connectionFile, problem }) {
     this.root = root;
@@ -40,6 +43,7 @@ class Kernel {
     this.queue = [];
     this.running = null;
     this.latest = undefined;
+    this.lastWords = undefined;
     this.streams = { name: '', text: '', sent: 0, timer: null };
     this.shared = new Int32Array(new SharedArrayBuffer(12));
     this.interrupts = new EventEmitter();
@@ -95,66 +99,57 @@ class Kernel {
     setInterval(() => process.ppid === parent || void this.shutdown(), PARENT_CHECK_MS).unref();
   }
 
-  async listen(zeromqPath) {
-    const zeromq = require(zeromqPath);
-    const { transport, ip } = this.connection;
-    this.publisher = new zeromq.XPublisher({ linger: 1000, verbosity: 'allSubs' });
-    this.shell = new zeromq.Router({ linger: 1000 });
-    this.stdin = new zeromq.Router();
-    this.heartbeat = new zeromq.Reply();
-    const ports = { iopub: this.publisher, shell: this.shell, stdin: this.stdin, hb: this.heartbeat };
-    await Promise.all(
-      Object.entries(ports).map(([name, socket]) =>
-        socket.bind(`${transport}://${ip}:${this.connection[`${name}_port`]}`),
-      ),
-    );
-    await this.startControl(zeromqPath);
-    void echo(this.heartbeat);
-    void this.welcome();
-    this.publish('status', { execution_state: 'starting' });
-    for await (const frames of this.shell) this.receive(frames);
-  }
-
-  /** Tells the state to everybody who begins to listen: what was published before is lost to them. */
-  async welcome() {
-    for await (const [frame] of this.publisher) if (frame[0] === 1) this.publishState();
-  }
-
   publishState() {
     const state = this.running === null ? 'idle' : 'busy';
     this.publish('status', { execution_state: state }, this.running ?? undefined);
   }
 
-  startControl(zeromqPath) {
+  /** Starts the thread that has the sockets. Everything here is done by its messages: nothing waits that could be ended. */
+  listen(zeromqPath) {
     const workerData = {
       ...{ zeromqPath, connection: this.connection, kernelInfo: this.info },
       shared: this.shared.buffer,
     };
-    const worker = new Worker(path.join(__dirname, 'control.cjs'), { workerData });
-    this.control = worker;
-    return new Promise((resolve, reject) => {
-      worker.on('error', reject);
-      worker.on('message', (type) => {
-        if (type === 'ready') return resolve();
-        if (!this.ending) worker.postMessage('heard');
-        if (type === 'interrupt') this.interrupt();
-        if (type === 'shutdown') void this.shutdown();
-      });
-    });
+    const wires = new Worker(path.join(__dirname, 'control.cjs'), { workerData });
+    this.wires = wires;
+    let newest = 0;
+    const handlers = {
+      ready: () => this.publish('status', { execution_state: 'starting' }),
+      listener: () => this.publishState(),
+      request: ({ id, request }) => {
+        if (id > newest) this.receive(request);
+        newest = Math.max(newest, id);
+        wires.postMessage({ type: 'taken', id });
+      },
+      interrupt: ({ id }) => {
+        wires.postMessage({ type: 'heard' });
+        if (id !== this.lastInterrupt) this.interrupt();
+        this.lastInterrupt = id;
+      },
+      ended: () => this.breakOff(),
+      nothing: () => {},
+      shutdown: () => void this.shutdown(),
+    };
+    wires.on('message', (message) => handlers[message.type](message));
+    return new Promise((_, reject) => wires.on('error', reject));
   }
 
-  receive(frames) {
-    let request;
-    try {
-      request = readMessage(this.connection.key, frames);
-    } catch (error) {
-      return this.write('stderr', `kernel: ${error.message}\n`);
-    }
-    const { msg_type: type } = request.header;
+  receive(request) {
+    const type = request.header?.msg_type;
     if (type === 'execute_request') {
       this.queue.push(request);
-      if (this.running === null) void this.work();
-    } else this.answer(request, type);
+      setImmediate(() => this.next());
+      return;
+    }
+    const doing = Atomics.exchange(this.shared, 2, DOING.kernel);
+    try {
+      this.answer(request, type);
+    } catch (error) {
+      const { ename, evalue } = errorContent(error);
+      this.reply(request, { status: 'error', ename, evalue, traceback: [] });
+      this.publish('status', { execution_state: 'idle' }, request);
+    }
+    Atomics.store(this.shared, 2, doing);
   }
 
   /** Replies to everything but execution, also while a cell runs. */
@@ -187,55 +182,72 @@ class Kernel {
   }
 
   inspect({ code, cursor_pos: position }) {
-    const found = this.executor.inspect(code, position);
+    const found = this.executor.inspect(code, unitsOf(code, position));
     const data = found ? { 'text/plain': this.inspection.printQuickInfo(found) } : {};
     return { status: 'ok', found: Boolean(found), data, metadata: {} };
   }
 
   complete({ code, cursor_pos: position }) {
-    const { start, end, candidates } = this.executor.complete(code, position);
-    return { status: 'ok', matches: candidates, cursor_start: start, cursor_end: end, metadata: {} };
+    const { start, end, candidates } = this.executor.complete(code, unitsOf(code, position));
+    const [from, to] = [start, end].map((unit) => [...code.slice(0, unit)].length);
+    return { status: 'ok', matches: candidates, cursor_start: from, cursor_end: to, metadata: {} };
   }
 
-  /** Runs the cells that wait, one after the other. */
-  async work() {
-    for (let request = this.queue.shift(); request !== undefined; request = this.queue.shift()) {
-      this.running = request;
-      await this.handleExecute(request);
-    }
-    this.running = null;
-  }
-
-  async handleExecute(request) {
-    const { code, silent = false, stop_on_error: stopOnError = true } = request.content;
-    this.latest = request;
+  /** Runs the next cell that waits. */
+  next() {
+    if (this.running !== null || this.ending) return;
+    const request = this.queue.shift();
+    if (request === undefined) return;
+    this.flush();
+    this.running = this.latest = request;
+    const { code, silent = false } = request.content;
     this.publish('status', { execution_state: 'busy' });
     if (!silent) this.count++;
+    if (!silent) this.publish('execute_input', { code, execution_count: this.count });
+    this.run(String(code))
+      .catch(errorContent)
+      .then((failure) => this.running === request && this.lastWords === undefined && this.endCell(failure));
+  }
+
+  /** Ends the cell that runs, once. @param failure  the content of its `error` message, or null */
+  endCell(failure) {
+    const request = this.running;
+    if (request === null) return;
+    Atomics.store(this.shared, 2, DOING.cells);
+    if (this.lastWords !== undefined) return this.lastWords();
     const execution = { execution_count: this.count };
-    if (!silent) this.publish('execute_input', { code, ...execution });
-    const failure = await this.run(code);
-    this.flush();
-    if (failure === null) {
-      this.reply(request, { status: 'ok', ...execution, payload: [], user_expressions: {} });
-    } else {
-      this.publish('error', failure);
-      if (stopOnError) await new Promise((resolve) => setTimeout(resolve, ABORT_MS));
+    const { stop_on_error: stopOnError = true } = request.content;
+    this.lastWords = () => {
+      this.lastWords = undefined;
       // Before the reply: what comes after it was sent by somebody who knows of the failure.
-      const waiting = stopOnError ? this.queue.splice(0) : [];
-      this.reply(request, { status: 'error', ...execution, ...failure });
+      const waiting = failure !== null && stopOnError ? this.queue.splice(0) : [];
+      this.reply(
+        request,
+        failure === null
+          ? { status: 'ok', ...execution, payload: [], user_expressions: {} }
+          : { status: 'error', ...execution, ...failure },
+      );
       for (const aborted of waiting) this.abort(aborted);
-    }
-    this.publish('status', { execution_state: 'idle' }, request);
+      this.publish('status', { execution_state: 'idle' }, request);
+      this.running = null;
+      setImmediate(() => this.next());
+    };
+    this.flush();
+    if (failure === null) return this.lastWords();
+    this.publish('error', failure);
+    const words = this.lastWords;
+    setTimeout(() => this.lastWords === words && words(), stopOnError ? ABORT_MS : 0);
   }
 
   abort(request) {
     this.publish('status', { execution_state: 'busy' }, request);
-    this.reply(request, { status: 'aborted', execution_count: this.count });
+    this.reply(request, { status: 'aborted' });
     this.publish('status', { execution_state: 'idle' }, request);
   }
 
   /** @returns the content of the cell's `error` message, or null */
   async run(code) {
+    Atomics.store(this.shared, 2, DOING.kernel);
     const problem = this.problem ?? this.build.problem();
     if (problem !== null) return sentenceContent('SetupError', problem);
     if (this.build.refresh(this.executor.locals))
@@ -244,18 +256,15 @@ class Kernel {
     this.diagnostics = [];
     Atomics.store(this.shared, 1, 0);
     this.askedToStop = false;
-    const interrupted = new Promise((resolve) => (this.endCell = resolve));
     const cell = rewriteCell(this.compiler.ts, code);
-    const ran = this.executor.execute(cell.code).catch((error) => this.takeFailure([error]));
-    const ok = await Promise.race([ran, interrupted]);
-    this.endCell = undefined;
-    if (ok === 'interrupted') return interruptedContent();
+    const ok = await this.executor.execute(cell.code);
     if (ok) {
       for (const { file, line, character, message } of this.diagnostics)
         this.write('stderr', `${file}${line}:${character} ${message}\n`);
       return null;
     }
     if (this.diagnostics.length > 0) return diagnosticsContent(this.diagnostics, code, cell.typedColumn);
+    forgetHalfLoaded();
     return errorContent(this.failure?.error);
   }
 
@@ -273,15 +282,21 @@ class Kernel {
    * interrupted again, end at once; what they had started and awaited may go on behind them.
    */
   interrupt() {
-    if (this.endCell === undefined) return;
+    if (this.running === null || this.lastWords !== undefined) return;
     if (this.interrupts.listenerCount('interrupt') > 0 && !this.askedToStop) {
       this.askedToStop = true;
       this.write('stderr', 'Stopping at the next safe point; interrupt again to end the cell at once.\n');
       this.interrupts.emit('interrupt');
       return;
     }
-    this.endCell('interrupted');
+    this.breakOff();
+  }
+
+  /** Ends the cell at once; what it had started and awaited may go on behind it. */
+  breakOff() {
+    this.interrupts.removeAllListeners('interrupt');
     this.executor.interrupt();
+    this.endCell(interruptedContent());
   }
 
   async shutdown() {
@@ -296,9 +311,8 @@ class Kernel {
     }
     this.flush();
     // A socket that is open when its thread ends crashes the process.
-    this.control?.postMessage('close');
-    for (const socket of [this.publisher, this.shell, this.stdin, this.heartbeat]) socket?.close();
-    await new Promise((resolve) => (this.control ? this.control.on('exit', resolve) : resolve()));
+    this.wires?.postMessage({ type: 'close' });
+    await new Promise((resolve) => (this.wires ? this.wires.on('exit', resolve) : resolve()));
     process.exit(0);
   }
 
@@ -343,18 +357,26 @@ class Kernel {
 
   send(type, content, request = this.latest) {
     const frames = writeMessage(this.connection.key, type, content, { request });
-    this.publisher?.send(frames).catch(() => {}); // a publisher drops what it cannot send
+    this.wires?.postMessage({ type: 'send', name: 'iopub', frames });
   }
 
   reply(request, content) {
     const type = request.header.msg_type.replace('request', 'reply');
     const { identity } = request;
-    this.shell
-      .send(writeMessage(this.connection.key, type, content, { request, identity }))
-      .catch((error) => {
-        this.write('stderr', `kernel: a reply was not sent (${error.message})\n`);
-      });
+    const frames = writeMessage(this.connection.key, type, content, { request, identity });
+    this.wires.postMessage({ type: 'send', name: 'shell', frames });
   }
+}
+
+/** Modules whose loading was interrupted: they would stay half of what they are. */
+function forgetHalfLoaded() {
+  for (const [file, module] of Object.entries(require.cache))
+    if (module?.loaded === false) delete require.cache[file];
+}
+
+/** Jupyter counts code points, TypeScript the units of a JavaScript string. */
+function unitsOf(code, position) {
+  return [...code].slice(0, position).join('').length;
 }
 
 /** danfo's tables print themselves as tables; what Node makes of them is pages of their insides. */
@@ -389,17 +411,13 @@ function watchCells(shared, count) {
     if (options?.breakOnSigint !== true) return run.call(vm, code, options);
     const filename = `cell ${count()}`;
     rememberCell(filename, code);
-    Atomics.store(shared, 2, 1);
+    Atomics.store(shared, 2, DOING.script);
     try {
       return run.call(vm, code, { ...options, filename });
     } finally {
-      Atomics.store(shared, 2, 0);
+      Atomics.store(shared, 2, DOING.cells);
     }
   };
-}
-
-async function echo(heartbeat) {
-  for await (const frames of heartbeat) await heartbeat.send(frames);
 }
 
 /** Runs a kernel until it is shut down. */

@@ -65,7 +65,7 @@ export class Interrupted extends GrpolabError {
  */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
-  const stop = (): void => controller.abort(new Interrupted('interrupted'));
+  const stop = (): void => controller.abort(new Interrupted('the work was interrupted; run the cell again'));
   const interrupts = kernelOrNull()?.interrupts;
   interrupts?.on('interrupt', stop);
   try {

@@ -60,7 +60,11 @@ const isMissing = (value: unknown): value is null | undefined =>
 /** A value as a cell shows it: `–` for none, `[a, b]` for an interval, `x [a, b]` for an estimate. */
 function cellText(value: unknown, digits: number): string {
   if (isMissing(value)) return '–';
-  if (typeof value === 'number') return Number.isInteger(value) ? String(value) : value.toFixed(digits);
+  if (typeof value === 'number') {
+    if (Number.isInteger(value)) return String(value);
+    // What would read as zero is not zero.
+    return Math.abs(value) < 0.5 * 10 ** -digits ? value.toExponential(1) : value.toFixed(digits);
+  }
   if (typeof value === 'boolean') return value ? 'yes' : 'no';
   if (Array.isArray(value)) return `[${value.map((one) => cellText(one, digits)).join(', ')}]`;
   if (typeof value !== 'object') return String(value);
@@ -89,9 +93,10 @@ function htmlOf(
   const corner = index === null ? '' : '<th></th>';
   const [caption, more] = notes.map(escapeHtml);
   return (
-    `<table>${caption === '' ? '' : `<caption style="text-align:left">${caption}</caption>`}` +
+    // A dollar sign in a tweet is no mathematics.
+    `<table class="mathjax_ignore">${caption === '' ? '' : `<caption style="text-align:left">${caption}</caption>`}` +
     `<thead><tr>${corner}${head.join('')}</tr></thead><tbody>${body.join('')}</tbody></table>` +
-    (more === '' ? '' : `<p>${more}</p>`)
+    (more === '' ? '' : `<p class="mathjax_ignore">${more}</p>`)
   );
 }
 

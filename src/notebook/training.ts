@@ -11,6 +11,7 @@ import type { PlannedRun } from '../train/phases';
 import { preflight } from '../train/preflight';
 import type { Preflight } from '../train/preflight';
 import type { PrepareOptions } from '../train/prepare';
+import { messageOf } from '../runtime/errors';
 import { formatDuration } from '../runtime/progress';
 import { runExperiment } from '../train/run';
 import type { RunResult } from '../train/run';
@@ -60,6 +61,7 @@ class LiveChart {
   private readonly begin = Date.now();
   private before = 0;
   private totalSteps = 0;
+  private isBroken = false;
 
   constructor(
     private readonly title: string,
@@ -74,7 +76,14 @@ class LiveChart {
       this.before = record.step - 1;
     }
     this.rows.push(record);
-    if (Date.now() - this.drawn >= REDRAW_MS) this.draw();
+    if (this.isBroken || Date.now() - this.drawn < REDRAW_MS) return;
+    try {
+      this.draw();
+    } catch (error) {
+      // A chart is no reason to lose a run.
+      this.isBroken = true;
+      process.stderr.write(`the chart cannot be drawn any more: ${messageOf(error)}\n`);
+    }
   }
 
   /** Draws the end of the run: still for frontends without plotly, interactive for the others. */

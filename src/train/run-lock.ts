@@ -17,11 +17,15 @@ export interface RunLock {
   release(): void;
 }
 
+/** Who has the directory, and what to do about it. */
 function holder(file: string): string {
   try {
-    return `process ${readFileSync(file, 'utf8').trim()}`;
+    const pid = readFileSync(file, 'utf8').trim();
+    if (Number(pid) === process.pid)
+      return 'another run of this process is training here, or still stopping; wait a moment and try again';
+    return `process ${pid} is training here; wait for it, stop it, or give another output directory`;
   } catch {
-    return 'another process';
+    return 'another process is training here; wait for it, stop it, or give another output directory';
   }
 }
 
@@ -37,9 +41,7 @@ export async function lockRun(directory: string): Promise<RunLock> {
   } catch (error) {
     if (errorCode(error) !== 'EADDRINUSE')
       throw new ConfigError(`${directory}: cannot be locked: ${messageOf(error)}.`);
-    throw new ConfigError(
-      `${directory}: ${holder(file)} is training here; wait for it, stop it, or give another output directory.`,
-    );
+    throw new ConfigError(`${directory}: ${holder(file)}.`);
   }
   server.unref();
   try {
