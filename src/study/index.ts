@@ -20,3 +20,7 @@ export { resultJson, smallTestMeasures, smallTestResult, smallTestSamples } from
 export type { SmallTestMeasure, SmallTestParts, SmallTestResult, SmallTestSample } from './result';
 export { evaluateSmallTest, smallTestExperiment, trainSmallTest } from './run';
 export type { SmallTestMethod } from './run';
+export { dynamicsOf, loraOf } from './paper-results';
+export type { ModelRuns } from './paper-results';
+export { collapseOf, derOf, PAPER_FIGURES, paperFigures, paretoOf, writePaperResults } from './paper-figures';
+export type { PaperResults } from './paper-figures';

@@ -1,0 +1,216 @@
+/** The metrics of one model, from the scores of its runs: values with intervals over tweets, and their spread over seeds. */
+import { bootstrapMetric, jackknifeMetric, meanOverTweets } from '../metrics/bootstrap-metric';
+import type { Metric, TweetResamples, TweetStatistic } from '../metrics/bootstrap-metric';
+import { collapseMetric, derMetric, passAtKMetric } from '../metrics/pass-at-k';
+import { aggregateSeeds } from '../metrics/seeds';
+import type { SeedAggregate } from '../metrics/seeds';
+import { mean, pearson, spearman } from '../metrics/statistics';
+import { SELECTORS } from '../metrics/usq';
+import type { Selector } from '../metrics/usq';
+import { resampledDistinct, resampledTokenEntropy } from '../metrics/vocabulary';
+import type { PerTweet, RunScores } from './run-scores';
+
+/** A metric; of a model with several seeds also its values by seed, with their spread. */
+export type SeededMetric = Metric & { seeds?: SeedAggregate & { values: number[] } };
+
+export interface ModelEvaluation {
+  n_tweets: number;
+  /** sampled replies of all runs */
+  n_replies: number;
+  seeds: number[];
+  reward: SeededMetric;
+  components: Record<string, SeededMetric>;
+  /** the learned reward: what a reply would earn in likes */
+  engagement: SeededMetric;
+  world_quality: SeededMetric;
+  greedy: { reward: SeededMetric; world_quality: SeededMetric };
+  pass_at_k: Record<string, SeededMetric>;
+  self_bleu: SeededMetric;
+  distinct: Record<'1' | '2' | '3', SeededMetric>;
+  semantic_diversity: SeededMetric;
+  vocabulary_richness: SeededMetric;
+  /** nats */
+  token_entropy: SeededMetric;
+  rouge: Record<'1' | '2' | 'L', SeededMetric>;
+  usq_at_k: Record<Selector, Record<string, SeededMetric>>;
+  /** every k up to n */
+  der_at_k: Record<string, SeededMetric>;
+  collapse_point: SeededMetric;
+  /** of a tweet's mean reward with the engagement of what people wrote to it */
+  engagement_correlation: { spearman: Metric; pearson: Metric };
+  characters: SeededMetric;
+}
+
+/** A value a tweet: the mean over the runs that have one. */
+export function overRuns(runs: readonly RunScores[], of: (run: RunScores) => PerTweet): PerTweet {
+  const rows = runs.map(of);
+  return rows[0].map((_, t) => {
+    const known = rows.flatMap((row) => row[t] ?? []);
+    return known.length === 0 ? null : mean(known);
+  });
+}
+
+const once = (tweets: number): Uint16Array => new Uint16Array(tweets).fill(1);
+
+const jackknife: typeof bootstrapMetric = (statistic, { tweets, level }, reason) =>
+  jackknifeMetric(statistic, tweets, reason, level);
+
+/**
+ * The mean over the runs of a statistic of their tweets. The interval is over tweets, the same resample for every run; the
+ * spread over seeds stands beside it.
+ */
+function seeded(
+  runs: readonly RunScores[],
+  statisticOf: (run: RunScores) => TweetStatistic,
+  resamples: TweetResamples,
+  reason: string,
+  estimate: typeof bootstrapMetric = bootstrapMetric,
+): SeededMetric {
+  const statistics = runs.map(statisticOf);
+  const metric = estimate(
+    (counts) => {
+      const values = statistics.map((statistic) => statistic(counts));
+      return values.includes(null) ? null : mean(values as number[]);
+    },
+    resamples,
+    reason,
+  );
+  const values = statistics.map((statistic) => statistic(once(resamples.tweets)));
+  if (runs.length < 2 || values.includes(null)) return metric;
+  return { ...metric, seeds: { ...aggregateSeeds(values as number[]), values: values as number[] } };
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  engagement: 'no learned reward was given',
+  world_quality: 'the tweets are not of the embedded world, whose truth is known',
+  'greedy/reward': 'no greedy reply',
+  'greedy/world_quality': 'no greedy reply, or no known truth',
+  self_bleu: 'one reply a tweet has nothing to be compared with, or no reply has a word',
+  semantic_diversity: 'one reply a tweet has nothing to be compared with',
+  'rouge/1': 'no reference reply',
+  'rouge/2': 'no reference reply',
+  'rouge/L': 'no reference reply',
+};
+
+/** Makes the metrics of one model from its runs, on shared resamples of the tweets. */
+class Metrics {
+  constructor(
+    private readonly runs: readonly RunScores[],
+    private readonly resamples: TweetResamples,
+  ) {}
+
+  value(name: string): SeededMetric {
+    const reason = REASONS[name] ?? `no tweet has ${name}`;
+    return seeded(this.runs, (run) => meanOverTweets(run.values[name]), this.resamples, reason);
+  }
+
+  /** Of all replies pooled, which grows or falls with their number: the interval is a jackknife. */
+  corpus(statistic: (run: RunScores) => TweetStatistic): SeededMetric {
+    return seeded(this.runs, statistic, this.resamples, 'no reply has so many words', jackknife);
+  }
+
+  usq(selector: Selector, k: number): SeededMetric {
+    return seeded(this.runs, (run) => meanOverTweets(run.usq[selector][k]), this.resamples, 'no tweet');
+  }
+
+  /** A metric of the curve of Pass@k, the mean over runs, with each run's own value. */
+  curve(make: (curves: readonly (readonly number[])[], resamples: TweetResamples) => Metric): SeededMetric {
+    const { runs, resamples } = this;
+    const joined = runs[0].curves.map((_, t) => {
+      const rows = runs.map(({ curves }) => curves[t]);
+      // A tweet's curve ends where the shortest of its runs does.
+      const least = rows.reduce((a, b) => (b.length < a.length ? b : a));
+      return least.map((_, k) => mean(rows.map((row) => row[k])));
+    });
+    const metric = make(joined, resamples);
+    if (runs.length < 2) return metric;
+    const alone = { ...resamples, counts: [once(resamples.tweets)] };
+    const values = runs.flatMap(({ curves }) => make(curves, alone).value ?? []);
+    if (values.length < runs.length) return metric;
+    return { ...metric, seeds: { ...aggregateSeeds(values), values } };
+  }
+}
+
+/** Correlation over tweets of the mean reward with the engagement of what people wrote. */
+function engagementCorrelation(
+  runs: readonly RunScores[],
+  engagement: PerTweet,
+  resamples: TweetResamples,
+  correlation: typeof spearman,
+): Metric {
+  const rewards = overRuns(runs, ({ values }) => values.reward);
+  const known = engagement.flatMap((value, t) =>
+    value === null ? [] : [{ value, reward: rewards[t] ?? 0, t }],
+  );
+  const reason = 'fewer than 3 tweets have a reply of known engagement, or it is all the same';
+  return bootstrapMetric(
+    (counts) => {
+      const drawn = known.flatMap((row) => Array.from({ length: counts[row.t] }, () => row));
+      if (drawn.length < 3) return null;
+      return correlation(
+        drawn.map(({ reward }) => reward),
+        drawn.map(({ value }) => value),
+      );
+    },
+    { ...resamples, counts: resamples.counts.slice(0, 1000) },
+    reason,
+  );
+}
+
+/** All k from 1 to the least number of replies to a tweet. */
+function everyK(runs: readonly RunScores[]): number[] {
+  const least = Math.min(...runs.flatMap(({ counts }) => counts));
+  return Array.from({ length: least }, (_, i) => i + 1);
+}
+
+const byKey = <K extends string, V>(keys: readonly K[], of: (key: K) => V): Record<K, V> =>
+  Object.fromEntries(keys.map((key) => [key, of(key)])) as Record<K, V>;
+
+/**
+ * The metrics of one model.
+ * @param runs        its runs, one a seed, on the same tweets
+ * @param k           of Pass@k and USQ@k
+ * @param engagement  of what people wrote to each tweet, null where unknown
+ */
+export function evaluateModel(
+  runs: readonly RunScores[],
+  k: readonly number[],
+  engagement: PerTweet,
+  resamples: TweetResamples,
+): ModelEvaluation {
+  const metrics = new Metrics(runs, resamples);
+  const components = Object.keys(runs[0].values).filter((name) => name.startsWith('component/'));
+  return {
+    n_tweets: resamples.tweets,
+    n_replies: runs.reduce((sum, { counts }) => sum + counts.reduce((a, b) => a + b, 0), 0),
+    seeds: runs.flatMap(({ seed }) => seed ?? []),
+    reward: metrics.value('reward'),
+    components: Object.fromEntries(components.map((name) => [name.slice(10), metrics.value(name)])),
+    engagement: metrics.value('engagement'),
+    world_quality: metrics.value('world_quality'),
+    greedy: { reward: metrics.value('greedy/reward'), world_quality: metrics.value('greedy/world_quality') },
+    pass_at_k: byKey(k.map(String), (size) =>
+      metrics.curve((curves, drawn) => passAtKMetric(curves, Number(size), drawn)),
+    ),
+    self_bleu: metrics.value('self_bleu'),
+    distinct: byKey(['1', '2', '3'], (n) =>
+      metrics.corpus(({ corpus }) => resampledDistinct(corpus[Number(n) as 1 | 2 | 3])),
+    ),
+    semantic_diversity: metrics.value('semantic_diversity'),
+    vocabulary_richness: metrics.corpus(({ corpus }) => resampledDistinct(corpus[1])),
+    token_entropy: metrics.corpus(({ corpus }) => resampledTokenEntropy(corpus[1])),
+    rouge: byKey(['1', '2', 'L'], (kind) => metrics.value(`rouge/${kind}`)),
+    usq_at_k: byKey(SELECTORS, (selector) =>
+      byKey(k.map(String), (size) => metrics.usq(selector, Number(size))),
+    ),
+    der_at_k: byKey(everyK(runs).map(String), (size) =>
+      metrics.curve((curves, drawn) => derMetric(curves, Number(size), drawn)),
+    ),
+    collapse_point: metrics.curve(collapseMetric),
+    engagement_correlation: {
+      spearman: engagementCorrelation(runs, engagement, resamples, spearman),
+      pearson: engagementCorrelation(runs, engagement, resamples, pearson),
+    },
+    characters: metrics.value('characters'),
+  };
+}
