@@ -66,6 +66,10 @@ async function prepareData() {
   if (!fs.existsSync(clean)) await grpolab('clean', '--input', 'data/world/sample.jsonl', '--output', clean);
   if (!fs.existsSync(at('data/split/phase_split_statistics.json')))
     await grpolab('split', '--input', clean, '--output-dir', at('data/split'));
+  // What the loss is measured on is cleaned as what is trained on: else it rises while replies become better.
+  const heldOut = at('data/heldout.jsonl');
+  if (!fs.existsSync(heldOut))
+    await grpolab('clean', '--input', 'data/world/heldout.jsonl', '--output', heldOut);
   if (!fs.existsSync(at('data/test.jsonl'))) await writeTestData(at('data/test.jsonl'));
   // On all records of the sample: what is dropped as a duplicate has likes, too.
   if (!fs.existsSync(at('reward/reward.json')))
@@ -73,13 +77,15 @@ async function prepareData() {
 }
 
 async function trainSeed(seed) {
+  const heldOut = ['--set', `data.eval=${at('data/heldout.jsonl')}`];
   const single = (config) => [
     ...['train', '--config', `configs/study/${config}.yaml`, '--seeds', String(seed), '--resume'],
-    ...['--output', at(config), '--data', at('data/clean.jsonl')],
+    ...['--output', at(config), '--data', at('data/clean.jsonl'), ...heldOut],
   ];
   const phases = (config) => [
     ...['train', '--config', `configs/study/${config}.yaml`, '--phases', '1,2', '--seeds', String(seed)],
-    ...['--resume', '--data', at('data/split'), '--output', at(config)],
+    ...['--resume', '--data', at('data/split'), '--output', at(config), ...heldOut],
+    ...['--set', `phase1.${heldOut[1]}`],
   ];
   await grpolab(...single('baseline'));
   await grpolab(...single('polychromic'));
