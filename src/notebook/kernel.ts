@@ -37,6 +37,11 @@ export function outputDirectory(name: string): string {
   return smallMode() ? `runs/small-mode/${name}` : `runs/${name}`;
 }
 
+/** @throws ConfigError  outside a notebook, before work whose results could not be shown */
+export function requireNotebook(): void {
+  kernel();
+}
+
 /** Shows data below the cell that runs. @throws ConfigError  outside a notebook */
 export function display(data: MimeBundle): void {
   kernel().display(data);

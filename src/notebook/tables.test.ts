@@ -63,7 +63,11 @@ describe('showTable', () => {
   it('gives numbers the decimals that are asked for, inside intervals too', () => {
     const rows = [{ a: 0.00012, b: [1.5, 2], c: 3 }];
     expect(cellsOf(tableOf(rows, { digits: 5 }).html)[1]).toEqual(['0.00012', '[1.50000, 2]', '3']);
-    expect(cellsOf(tableOf(rows, { digits: 0 }).html)[1]).toEqual(['0', '[2, 2]', '3']);
+    expect(cellsOf(tableOf(rows, { digits: 0 }).html)[1]).toEqual(['1.2e-4', '[2, 2]', '3']);
+  });
+
+  it('leaves dollars in a tweet as they are', () => {
+    expect(tableOf([{ tweet: 'I bought $TSLA at $200' }]).html).toMatch(/^<div class="mathjax_ignore">/);
   });
 
   it('puts numbers and intervals on the right, texts on the left, heads with their column', () => {

@@ -94,9 +94,9 @@ function htmlOf(
   const [caption, more] = notes.map(escapeHtml);
   return (
     // A dollar sign in a tweet is no mathematics.
-    `<table class="mathjax_ignore">${caption === '' ? '' : `<caption style="text-align:left">${caption}</caption>`}` +
+    `<div class="mathjax_ignore"><table>${caption === '' ? '' : `<caption style="text-align:left">${caption}</caption>`}` +
     `<thead><tr>${corner}${head.join('')}</tr></thead><tbody>${body.join('')}</tbody></table>` +
-    (more === '' ? '' : `<p class="mathjax_ignore">${more}</p>`)
+    `${more === '' ? '' : `<p>${more}</p>`}</div>`
   );
 }
 

@@ -18,7 +18,7 @@ import type { RunResult } from '../train/run';
 import { RunDirectory } from '../train/run-directory';
 import { readMetrics } from '../train/run-files';
 import { plotlyBundle } from './figures';
-import { Display, Interrupted, interruptible } from './kernel';
+import { Display, Interrupted, interruptible, requireNotebook } from './kernel';
 import { escapeHtml } from './html';
 import { liveChartSvg, progressText } from './live-chart';
 import type { RunProgress } from './live-chart';
@@ -131,6 +131,7 @@ export async function train(
 ): Promise<NotebookRun> {
   const { title = `${experiment.method}, seed ${experiment.seed}`, again = false, ...given } = options;
   const { output_dir: directory } = experiment;
+  requireNotebook();
   const chart = new LiveChart(title, directory);
   keepPolicy(directory, null);
   const resume = !again && RunDirectory.holdsRun(directory);

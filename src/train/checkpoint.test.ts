@@ -136,11 +136,11 @@ describe('checkpoints after the one that is used', () => {
 });
 
 describe('the lock', () => {
-  it('refuses a second run by the name of the process, and is free again after release', async () => {
+  it('refuses a second run of the process, and is free again after release', async () => {
     const run = temporary();
     const first = await lockRun(run);
     await expect(lockRun(run)).rejects.toThrow(ConfigError);
-    await expect(lockRun(join(run, '.'))).rejects.toThrow(`process ${process.pid} is training here`);
+    await expect(lockRun(join(run, '.'))).rejects.toThrow('another run of this process is training here');
     first.release();
     (await lockRun(run)).release();
     expect(readdirSync(run)).toEqual([]);
