@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
 process.chdir(root);
 const require = createRequire(import.meta.url);
-const { data, evaluation, study } = require('../dist/index.js');
+const { data, evaluation, study, train } = require('../dist/index.js');
 const { main } = require('../dist/cli/main.js');
 
 const { values } = parseArgs({
@@ -27,7 +27,10 @@ if (!seeds.every((seed) => Number.isSafeInteger(seed) && seed >= 0)) {
   process.exit(2);
 }
 const at = (...parts) => path.join(values.output, ...parts);
+const SAMPLE = 'data/world/sample.jsonl';
 const TEST_TWEETS = 300;
+/** To each of them, beside a greedy one. */
+const REPLIES = 10;
 /** Seed of the held-out tweets that only this comparison sees. */
 const TEST_SEED = 7;
 
@@ -63,7 +66,7 @@ async function writeTestData(file) {
 async function prepareData() {
   fs.mkdirSync(at('data'), { recursive: true });
   const clean = at('data/clean.jsonl');
-  if (!fs.existsSync(clean)) await grpolab('clean', '--input', 'data/world/sample.jsonl', '--output', clean);
+  if (!fs.existsSync(clean)) await grpolab('clean', '--input', SAMPLE, '--output', clean);
   if (!fs.existsSync(at('data/split/phase_split_statistics.json')))
     await grpolab('split', '--input', clean, '--output-dir', at('data/split'));
   // What the loss is measured on is cleaned as what is trained on: else it rises while replies become better.
@@ -73,7 +76,7 @@ async function prepareData() {
   if (!fs.existsSync(at('data/test.jsonl'))) await writeTestData(at('data/test.jsonl'));
   // On all records of the sample: what is dropped as a duplicate has likes, too.
   if (!fs.existsSync(at('reward/reward.json')))
-    await grpolab('train-reward', '--data', 'data/world/sample.jsonl', '--output', at('reward'));
+    await grpolab('train-reward', '--data', SAMPLE, '--output', at('reward'));
 }
 
 async function trainSeed(seed) {
@@ -114,7 +117,7 @@ writeModels(at('models.yaml'));
 await grpolab(
   ...['evaluate', '--config', at('models.yaml'), '--test-data', at('data/test.jsonl')],
   ...['--examples', at('data/clean.jsonl'), '--learned', at('reward'), '--max-new-tokens', '48'],
-  ...['--output', at('evaluation'), '--resume'],
+  ...['--n', String(REPLIES), '--output', at('evaluation'), '--resume'],
 );
 
 const runsOf = (place) => seeds.map((seed) => at(place, `seed_${seed}`));
@@ -124,6 +127,7 @@ function paperResults() {
   const { phase1, phase2 } = JSON.parse(
     fs.readFileSync(at('data/split/phase_split_statistics.json'), 'utf8'),
   );
+  const { grpo: settings } = train.loadExperiment('configs/study/grpo_from_baseline.yaml');
   const grpo = (start) => ({
     phase1: runsOf(`grpo_from_${start}/phase1`),
     phase2: runsOf(`grpo_from_${start}/phase2`),
@@ -131,10 +135,10 @@ function paperResults() {
   return {
     evaluation: evaluation.readEvaluation(at('evaluation')),
     overview: {
-      records: 5000,
+      records: fs.readFileSync(SAMPLE, 'utf8').trimEnd().split('\n').length,
       cleaned: phase1.count + phase2.count,
       ...{ phase1: phase1.count, phase2: phase2.count, heldOutTweets: TEST_TWEETS },
-      ...{ groupSize: 8, repliesPerTweet: 10, seeds: seeds.length },
+      ...{ groupSize: settings.n_generations, repliesPerTweet: REPLIES, seeds: seeds.length },
     },
     dynamics: study.dynamicsOf([
       { name: 'baseline', phase1: runsOf('baseline') },

@@ -1,4 +1,4 @@
-// tslab's compiler without three of its traps, by what is rewritten before it compiles a cell. It turns a variable of an
+// tslab's compiler without its traps, most of them by what is rewritten before it compiles a cell. It turns a variable of an
 // earlier cell into `exports.name`, but not where the name is a shorthand: `{ name }` is not defined, `({ name } = value)`
 // assigns to nothing. At the top of a cell it takes `await (x)` for a call of a function, and does not know `for await`.
 const path = require('node:path');

@@ -3,27 +3,9 @@
  * module, so that only commands that compute load TensorFlow.
  */
 import { DEFAULTS, GRPO_RATES, shippedPath, SIZES } from '../study/settings';
-import type { OptionSpecs } from './arguments';
 import type { Command } from './command';
-
-/** Options that several commands share. */
-const MODEL: OptionSpecs = {
-  model: {
-    value: 'M',
-    required: true,
-    describe: 'directory of a Hugging Face model, or a hub id owner/name',
-  },
-};
-const ADAPTER: OptionSpecs = {
-  adapter: { value: 'DIR', describe: "LoRA adapter in PEFT's format, made for this model" },
-};
-const INPUT: OptionSpecs = {
-  input: { value: 'F', required: true, describe: 'JSONL file, .jsonl.gz, or - for standard input' },
-  'skip-invalid': { describe: 'set bad lines aside in *.rejected.jsonl with the reason, and go on' },
-};
-const JSON_LINES: OptionSpecs = {
-  json: { describe: 'JSON lines, one for each input line (this command prints nothing else anyway)' },
-};
+import { evaluate, figures } from './evaluation-commands';
+import { ADAPTER, EMBEDDING, INPUT, JSON_LINES, MODEL } from './shared-options';
 
 const doctor: Command = {
   name: 'doctor',
@@ -66,14 +48,6 @@ const split: Command = {
     'Exits with 1 when the phases differ too much; the statistics say in what.',
   ],
   run: async (args, io) => (await import('./split.js')).split(args, io),
-};
-
-const EMBEDDING: OptionSpecs = {
-  embedding: {
-    value: 'E',
-    default: 'lexical',
-    describe: 'lexical, or a sentence encoder in ONNX form: a directory, or a hub id owner/name',
-  },
 };
 
 const importCommand: Command = {
@@ -331,77 +305,6 @@ const smallTest: Command = {
     'Exits with 1 when a success criterion fails.',
   ],
   run: async (args, io) => (await import('./small-test.js')).smallTest(args, io),
-};
-
-const evaluate: Command = {
-  name: 'evaluate',
-  summary: 'models side by side: Pass@k, diversity, quality, tests between every two',
-  usage: '[--replies NAME=F]... [--models NAME=MODEL[+ADAPTER]]... [--config F] [--test-data F] [--output D]',
-  options: {
-    replies: {
-      value: 'NAME=F',
-      repeatable: true,
-      describe: 'replies on file: lines with tweet_id, tweet, generations',
-    },
-    models: {
-      value: 'NAME=M',
-      repeatable: true,
-      describe: 'MODEL or MODEL+ADAPTER: generates n replies to each test tweet',
-    },
-    'baseline-lora': {
-      value: 'DIR',
-      describe: 'adapter of the model "baseline", on the model that it names',
-    },
-    'grpo-lora': { value: 'DIR', describe: 'adapter of the model "grpo"' },
-    model: { value: 'M', describe: 'base model of the two, instead of the one that the adapter names' },
-    config: {
-      value: 'F',
-      describe:
-        'YAML: models: { NAME: { model, adapter, shots, seed } | { replies, seed } }, or lists of them',
-    },
-    'test-data': {
-      value: 'F',
-      describe: 'records: tweets to reply to, and the replies of people as references',
-    },
-    'max-tweets': { value: 'N', describe: 'only so many of its tweets' },
-    examples: { value: 'F', describe: 'records of which a few-shot prompt shows the best' },
-    'skip-invalid': { describe: 'set bad records aside in *.rejected.jsonl with the reason, and go on' },
-    n: { value: 'N', default: '10', describe: 'sampled replies a tweet, beside a greedy one' },
-    temperature: { value: 'T', default: '0.7', describe: 'of the samples' },
-    'top-p': { value: 'P', default: '0.9', describe: 'of the samples' },
-    'max-new-tokens': { value: 'N', default: '100', describe: 'tokens of a reply, at most' },
-    k: { value: 'K', default: '1,5,10', describe: 'of Pass@k and USQ@k' },
-    reward: { value: 'R', default: 'heuristic', describe: 'as in grpolab reward; Pass@k asks for 0.6' },
-    learned: { value: 'DIR', describe: 'a reward of train-reward: the Engagement row' },
-    ...EMBEDDING,
-    tokenizer: {
-      value: 'T',
-      default: 'wordpunct',
-      describe: 'of text metrics: wordpunct, treebank or whitespace',
-    },
-    seed: { value: 'N', default: '42', describe: 'of samples and bootstrap' },
-    output: { value: 'D', default: 'runs/evaluation', describe: 'replies and reports' },
-    resume: { describe: 'go on with replies that were generated before' },
-    json: { describe: 'one JSON object' },
-  },
-  details: [
-    'Writes evaluation.json, .md, .csv, .tex and .html, and replies/NAME.jsonl. Models must be on the same tweets.',
-    'The tweet is the unit of intervals and tests. World quality is shown for tweets of the embedded world.',
-  ],
-  run: async (args, io) => (await import('./evaluate.js')).evaluate(args, io),
-};
-
-const figures: Command = {
-  name: 'figures',
-  summary: 'the six figures of the paper as SVG, PDF, PNG and JSON',
-  usage: '[--results data/results] [--output figures] [--only 1,3]',
-  options: {
-    results: { value: 'D', default: 'data/results', describe: 'what `npm run study -- --publish` wrote' },
-    output: { value: 'D', default: 'figures', describe: 'where the files go' },
-    only: { value: 'N', describe: 'numbers of the figures to draw' },
-    json: { describe: 'one JSON object' },
-  },
-  run: async (args, io) => (await import('./figures.js')).figures(args, io),
 };
 
 const bench: Command = {
