@@ -33,6 +33,8 @@ const TEST_TWEETS = 300;
 const REPLIES = 10;
 /** Seed of the held-out tweets that only this comparison sees. */
 const TEST_SEED = 7;
+/** A reply passes when it is as good as the best of what people wrote, by the world's truth: this share of it. */
+const BEST_SHARE = 0.1;
 
 const interrupt = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM'])
@@ -114,10 +116,11 @@ function writeModels(file) {
 await prepareData();
 for (const seed of seeds) await trainSeed(seed);
 writeModels(at('models.yaml'));
+const best = study.qualityOfBest(await data.allRecords(at('data/test.jsonl')), BEST_SHARE);
 await grpolab(
   ...['evaluate', '--config', at('models.yaml'), '--test-data', at('data/test.jsonl')],
   ...['--examples', at('data/clean.jsonl'), '--learned', at('reward'), '--max-new-tokens', '48'],
-  ...['--n', String(REPLIES), '--output', at('evaluation'), '--resume'],
+  ...['--n', String(REPLIES), '--min-world-quality', String(best), '--output', at('evaluation'), '--resume'],
 );
 
 const runsOf = (place) => seeds.map((seed) => at(place, `seed_${seed}`));

@@ -35,6 +35,7 @@ export interface ChatRequest {
     messages: { role: string; content: string }[];
     temperature: number;
     max_tokens: number;
+    top_p?: number;
     seed?: number;
   };
 }

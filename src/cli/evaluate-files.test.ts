@@ -72,7 +72,10 @@ describe('grpolab evaluate on files of replies', () => {
     const single = `--replies m=${fileOf(replyLines('x', 1))} --k 1`;
     const { m } = (await evaluated(single)).models;
     for (const metric of [m.self_bleu, m.semantic_diversity])
-      expect(metric).toMatchObject({ value: null, reason: expect.stringContaining('one reply') as string });
+      expect(metric).toMatchObject({
+        value: null,
+        reason: expect.stringContaining('no tweet has two replies') as string,
+      });
     for (const metric of [m.reward, m.distinct[1], m.pass_at_k[1], m.characters])
       expect(metric.value).not.toBeNull();
     const texts = [

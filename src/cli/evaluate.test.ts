@@ -31,6 +31,14 @@ describe('grpolab evaluate on models', () => {
     expect(code).toBe(0);
     return JSON.parse(stdout) as Evaluation;
   };
+  /** Records of other tweets. */
+  const elsewhere = (of: typeof records) =>
+    of.map((record) => ({ ...record, tweet_id: `${record.tweet_id} too`, tweet: `${record.tweet}, too` }));
+  const repliesFilesIn = (place: string): string[] =>
+    fs
+      .readdirSync(path.join(place, 'replies'))
+      .filter((name) => name.endsWith('.jsonl'))
+      .sort();
   const repliesIn = (place: string): Record<string, string> =>
     Object.fromEntries(['plain', 'tuned'].map((name) => [name, read(place, 'replies', `${name}.jsonl`)]));
 
@@ -66,7 +74,7 @@ describe('grpolab evaluate on models', () => {
 
   it('writes five reports, and the replies of each model, a line a tweet', () => {
     expect(fs.readdirSync(output).sort()).toEqual([...FILES, 'replies']);
-    expect(fs.readdirSync(path.join(output, 'replies')).sort()).toEqual(['plain.jsonl', 'tuned.jsonl']);
+    expect(repliesFilesIn(output)).toEqual(['plain.jsonl', 'tuned.jsonl']);
     const { plain, tuned } = repliesIn(output);
     expect(plain).not.toBe(tuned);
     for (const text of [plain, tuned]) {
@@ -135,17 +143,17 @@ describe('grpolab evaluate on models', () => {
     const runs = [1, 2].map((seed) => `{ model: ${model}, seed: ${seed} }`);
     const yaml = `models:\n  tiny: [${runs.join(', ')}]\n  shown: { model: ${model}, shots: 2 }\n`;
     const place = newOutput();
-    const argv = `--config ${temporaryFile('models.yaml', yaml)} --examples ${fileOf(records)}`;
+    const argv = `--config ${temporaryFile('models.yaml', yaml)} --examples ${fileOf(elsewhere(records))}`;
     const { models } = evaluationOf(await evaluate(`${argv} ${small(place)} --json`));
     const { tiny, shown } = models;
     expect([tiny.seeds, tiny.n_replies, shown.n_replies]).toEqual([[1, 2], 18, 9]);
     expect(tiny.reward.seeds?.values).toHaveLength(2);
     const names = ['shown.jsonl', 'tiny-seed_1.jsonl', 'tiny-seed_2.jsonl'];
-    expect(fs.readdirSync(path.join(place, 'replies')).sort()).toEqual(names);
+    expect(repliesFilesIn(place)).toEqual(names);
     expect(read(place, 'replies', 'shown.jsonl')).not.toBe(repliesIn(output).plain);
   });
 
-  it('shows in a few-shot prompt the replies that did best, one a tweet', async () => {
+  it('shows in a few-shot prompt the replies that did best, one a tweet and none to a test tweet', async () => {
     const config = temporaryFile('m.yaml', `models: { shown: { model: ${model}, shots: 2 } }`);
     const repliesAfter = async (examples: unknown[]): Promise<string> => {
       const place = newOutput();
@@ -154,9 +162,11 @@ describe('grpolab evaluate on models', () => {
       return read(place, 'replies', 'shown.jsonl');
     };
     // Likes rise from record to record, two of them to each tweet.
-    const [all, best] = [await repliesAfter(records), await repliesAfter([records[5], records[3]])];
+    const others = elsewhere(records);
+    const [all, best] = [await repliesAfter(others), await repliesAfter([others[5], others[3]])];
     expect(all).toBe(best);
-    expect(await repliesAfter([records[4], records[3]])).not.toBe(best);
+    expect(await repliesAfter([...records, ...others])).toBe(best);
+    expect(await repliesAfter([others[4], others[3]])).not.toBe(best);
   });
 
   it('ends with 130 after Ctrl-C, keeps what is written, and goes on to the replies of an uninterrupted run', async () => {
@@ -171,7 +181,7 @@ describe('grpolab evaluate on models', () => {
     clearInterval(watch);
     expect([code, stdout]).toEqual([130, '']);
     expect(stderr).toContain('grpolab: interrupted');
-    expect(fs.readdirSync(path.join(place, 'replies'))).toEqual(['plain.jsonl']);
+    expect(repliesFilesIn(place)).toEqual(['plain.jsonl']);
     expect(fs.existsSync(path.join(place, 'evaluation.json'))).toBe(false);
     const [resumed, fresh] = [await evaluate(`${argv(place)} --resume`), await evaluate(argv(whole))];
     expect([resumed.code, fresh.code, resumed.stdout]).toEqual([0, 0, fresh.stdout]);

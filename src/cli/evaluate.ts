@@ -2,25 +2,20 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { ReadJsonlOptions } from '../data/jsonl';
-import { engagementOf, readRecords } from '../data/records';
+import { readRecords } from '../data/records';
 import type { TweetRecord } from '../data/records';
-import { isWorldText, worldQuality } from '../data/world-law';
-import {
-  openModelReplies,
-  parseModelSource,
-  parseModelSources,
-  parseReplySource,
-  repliesFile,
-} from '../eval/model-sources';
-import type { ModelSource } from '../eval/model-sources';
-import { referencesOf } from '../eval/model-replies';
+import { evaluateOn, openAllReplies, requireOwnFiles, requireTruth } from '../eval/evaluate-sources';
+import type { Judge } from '../eval/judge-models';
 import type { ModelReplies } from '../eval/model-replies';
+import { parseModelSource, parseModelSources, parseReplySource } from '../eval/model-sources';
+import type { ModelSource } from '../eval/model-sources';
+import type { QualitySettings } from '../eval/quality';
 import { evaluationMarkdown } from '../eval/report';
-import { evaluateModels } from '../eval/suite';
 import { writeEvaluation } from '../eval/write-evaluation';
-import type { Shot } from '../eval/write-replies';
 import { readAdapterConfig } from '../model/peft';
+import { ChatEndpoint } from '../rewards/chat-endpoint';
 import { embeddingNamed, loadReward } from '../rewards/config';
+import { readRewardSettings } from '../rewards/named-reward';
 import { ConfigError, DataError, messageOf } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
@@ -56,22 +51,6 @@ function sourcesOf(args: Arguments): ModelSource[] {
     throw new UsageError('no model was named: use --replies, --models, --config or --grpo-lora', 'evaluate');
   requireOwnFiles(sources);
   return sources;
-}
-
-/** @throws ConfigError  when the replies of two models would be written to one file, before any are */
-function requireOwnFiles(sources: readonly ModelSource[]): void {
-  const byFile = new Map<string, ModelSource>();
-  for (const source of sources.filter((one) => !('replies' in one))) {
-    const file = repliesFile('', source);
-    const other = byFile.get(file);
-    if (other !== undefined && other.name === source.name)
-      throw new ConfigError(`two models are called ${source.name}; expected different names, or seeds.`);
-    if (other !== undefined)
-      throw new ConfigError(
-        `the replies of ${other.name} and of ${source.name} would both be written to ${file}; expected names that differ in letters or digits.`,
-      );
-    byFile.set(file, source);
-  }
 }
 
 function readConfig(file: string): string {
@@ -124,69 +103,100 @@ async function recordsOf(args: Arguments, name: string, io: Io): Promise<TweetRe
   return records;
 }
 
-/** The tweets of the test data, the first of each id. */
-function tweetsOf(records: readonly TweetRecord[], limit: number): { tweet_id: string; tweet: string }[] {
-  const tweets = new Map<string, { tweet_id: string; tweet: string }>();
-  for (const { tweet_id, tweet } of records)
-    if (!tweets.has(tweet_id)) tweets.set(tweet_id, { tweet_id, tweet });
-  return [...tweets.values()].slice(0, limit);
-}
-
-/** Replies that did well, the best first, one a tweet: what a few-shot prompt shows. */
-function examplesOf(records: readonly TweetRecord[]): Shot[] {
-  const seen = new Set<string>();
-  return [...records]
-    .sort((a, b) => engagementOf(b) - engagementOf(a))
-    .filter(({ tweet_id: id }) => !seen.has(id) && seen.add(id))
-    .map(({ tweet, reply }) => ({ tweet, reply }));
-}
-
 /** Every model's replies, read or generated, each with a progress bar. */
 async function openAll(
   sources: readonly ModelSource[],
-  tweets: readonly { tweet_id: string; tweet: string }[],
+  test: readonly TweetRecord[],
   args: Arguments,
   io: Io,
 ): Promise<ModelReplies[]> {
-  const examples = examplesOf(await recordsOf(args, 'examples', io));
-  const models: ModelReplies[] = [];
-  for (const source of sources) {
-    checkInterrupt(io);
-    if (!('replies' in source) && tweets.length === 0)
-      throw new UsageError(`--test-data is missing: ${source.name} needs tweets to reply to`, 'evaluate');
-    const progress = new Progress({
-      label: `${source.name}${source.seed === undefined ? '' : `, seed ${source.seed}`}`,
-      ...{ unit: 'tweets', total: tweets.length, stream: io.stderr },
-      quiet: args.flag('quiet') || 'replies' in source,
-    });
-    try {
-      const replies = await withDownloadBar(args, io, (onDownload) =>
-        openModelReplies(source, tweets, {
-          generations: args.integer('n', { min: 1 }),
-          temperature: args.number('temperature', { above: 0 }),
-          topP: args.number('top-p', { above: 0, max: 1 }),
-          maxNewTokens: args.integer('max-new-tokens', { min: 1 }),
-          seed: args.integer('seed', { min: 0 }),
-          directory: path.join(args.required('output'), 'replies'),
-          reading: { ...readingOf(args, io), onRead: (reader) => noticeRejected(reader, io) },
-          ...{ examples, resume: args.flag('resume'), signal: io.signal, onDownload },
-          onProgress: (done) => progress.update(done),
-        }),
-      );
-      models.push(replies);
-      if (!('replies' in source)) progress.finish();
-    } finally {
-      progress.close();
-    }
+  const examples = await recordsOf(args, 'examples', io);
+  const writer = sources.find((source) => !('replies' in source));
+  if (writer !== undefined && test.length === 0)
+    throw new UsageError(`--test-data is missing: ${writer.name} needs tweets to reply to`, 'evaluate');
+  const bars = new Map<string, Progress>();
+  const onProgress = (label: string, done: number, total: number, written: number): void => {
+    const options = { unit: 'tweets', total, stream: io.stderr, quiet: args.flag('quiet') };
+    const bar = bars.get(label) ?? new Progress({ label, initial: done - written, ...options });
+    bars.set(label, bar);
+    bar.update(done);
+    if (done === total) bar.finish();
+  };
+  try {
+    return await withDownloadBar(args, io, (onDownload) =>
+      openAllReplies(sources, test, {
+        generations: args.integer('n', { min: 1 }),
+        temperature: args.number('temperature', { above: 0 }),
+        topP: args.number('top-p', { above: 0, max: 1 }),
+        maxNewTokens: args.integer('max-new-tokens', { min: 1 }),
+        seed: args.integer('seed', { min: 0 }),
+        maxTweets: args.given('max-tweets') ? args.integer('max-tweets', { min: 1 }) : undefined,
+        directory: path.join(args.required('output'), 'replies'),
+        reading: { ...readingOf(args, io), onRead: (reader) => noticeRejected(reader, io) },
+        ...{ examples, resume: args.flag('resume'), signal: io.signal, onDownload, onProgress },
+        onNotice: (line) => notify(io, line),
+      }),
+    );
+  } finally {
+    for (const bar of bars.values()) bar.close();
   }
-  return models;
+}
+
+/** The check of Pass@k that the arguments ask for; beside another than the default one the default, too. */
+function qualityOf(args: Arguments): { quality: Partial<QualitySettings>; otherQuality: object[] } {
+  const truth = args.given('min-world-quality') ? args.number('min-world-quality', { min: 0, max: 1 }) : 0;
+  const quality = {
+    min_reward: args.given('min-reward') || truth === 0 ? args.number('min-reward', { min: 0, max: 1 }) : 0,
+    min_world_quality: truth,
+  };
+  return { quality, otherQuality: [{}] };
+}
+
+/** The judge of a YAML file, with a progress bar of its answers. @throws ConfigError when it is another reward */
+async function judgeOf(
+  args: Arguments,
+  io: Io,
+  sources: readonly ModelSource[],
+  onBegin: () => void,
+): Promise<Judge | undefined> {
+  const file = args.text('judge');
+  if (file === undefined) return undefined;
+  const { settings } = await readRewardSettings(file, file, []);
+  if (settings.type !== 'judge')
+    throw new ConfigError(
+      `${file}: type is ${settings.type}; expected judge, as in configs/rewards/judge.yaml.`,
+    );
+  // One for every two models.
+  let bar: Progress | undefined;
+  const endpoint = new ChatEndpoint(settings, {
+    ...{ signal: io.signal, onNotice: (line: string) => notify(io, line) },
+    onProgress: (done, total) => {
+      onBegin();
+      bar ??= new Progress({
+        label: 'judge',
+        unit: 'pairs',
+        total,
+        stream: io.stderr,
+        quiet: args.flag('quiet'),
+      });
+      bar.update(done);
+      if (done < total) return;
+      bar.finish();
+      bar = undefined;
+    },
+  });
+  if (new Set(sources.map(({ name }) => name)).size < 2)
+    throw new UsageError('--judge compares models, and there is one; name another', 'evaluate');
+  return { endpoint, name: settings.model, weights: settings.weights };
 }
 
 /** @returns 0; results on standard output, files in --output */
 export async function evaluate(args: Arguments, io: Io): Promise<number> {
   const sources = sourcesOf(args);
-  const [k, tokenizer] = [sizesOf(args, sources), tokenizerOf(args)];
+  const [k, tokenizer, checks] = [sizesOf(args, sources), tokenizerOf(args), qualityOf(args)];
   const context = { signal: io.signal, onNotice: (line: string) => notify(io, line) };
+  const score: { bar?: Progress } = {};
+  const judge = await judgeOf(args, io, sources, () => score.bar?.close());
   const [reward, learned, embedder] = await withDownloadBar(args, io, async (onDownload) => [
     await loadReward(args.required('reward'), { ...context, onDownload }),
     args.given('learned')
@@ -194,33 +204,18 @@ export async function evaluate(args: Arguments, io: Io): Promise<number> {
       : undefined,
     await embeddingNamed(args.required('embedding'), onDownload),
   ]);
-  const records = await recordsOf(args, 'test-data', io);
-  const tweets = tweetsOf(
-    records,
-    args.given('max-tweets') ? args.integer('max-tweets', { min: 1 }) : Infinity,
-  );
-  const models = await openAll(sources, tweets, args, io);
+  const test = await recordsOf(args, 'test-data', io);
+  requireTruth(test, checks.quality);
+  const models = await openAll(sources, test, args, io);
   checkInterrupt(io);
-  const isWorld = models[0].tweets.every(({ tweet }) => isWorldText(tweet));
   const progress = new Progress({
-    label: 'score',
-    unit: 'runs',
-    stream: io.stderr,
-    quiet: args.flag('quiet'),
+    ...{ label: 'score', unit: 'runs', stream: io.stderr, quiet: args.flag('quiet') },
   });
+  score.bar = progress;
   try {
-    const evaluation = await evaluateModels(models, {
-      ...{
-        reward,
-        learned,
-        embedder,
-        k,
-        tokenizer,
-        signal: io.signal,
-        seed: args.integer('seed', { min: 0 }),
-      },
-      references: records.length === 0 ? undefined : referencesOf(records),
-      examiner: isWorld ? (tweet, reply) => worldQuality(tweet, reply).total : undefined,
+    const evaluation = await evaluateOn(test, models, {
+      ...{ reward, learned, embedder, judge, k, tokenizer, signal: io.signal, ...checks },
+      seed: args.integer('seed', { min: 0 }),
       onProgress: (done, total, note) => {
         progress.total = total;
         progress.update(done, note);

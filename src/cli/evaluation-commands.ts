@@ -26,21 +26,33 @@ export const evaluate: Command = {
     config: {
       value: 'F',
       describe:
-        'YAML: models: { NAME: { model, adapter, shots, seed } | { replies, seed } }, or lists of them',
+        'YAML: models: { NAME: { model, adapter, shots, seed } | { base_url, model, api_key_env, shots, seed } | { replies, seed } }, or lists of them',
     },
     'test-data': {
       value: 'F',
       describe: 'records: tweets to reply to, and the replies of people as references',
     },
     'max-tweets': { value: 'N', describe: 'only so many of its tweets' },
-    examples: { value: 'F', describe: 'records of which a few-shot prompt shows the best' },
+    examples: {
+      value: 'F',
+      describe: 'records of which a few-shot prompt shows the best; none of a test tweet',
+    },
     'skip-invalid': { describe: 'set bad records aside in *.rejected.jsonl with the reason, and go on' },
     n: { value: 'N', default: '10', describe: 'sampled replies a tweet, beside a greedy one' },
     temperature: { value: 'T', default: '0.7', describe: 'of the samples' },
     'top-p': { value: 'P', default: '0.9', describe: 'of the samples' },
     'max-new-tokens': { value: 'N', default: '100', describe: 'tokens of a reply, at most' },
     k: { value: 'K', default: '1,5,10', describe: 'of Pass@k and USQ@k' },
-    reward: { value: 'R', default: 'heuristic', describe: 'as in grpolab reward; Pass@k asks for 0.6' },
+    reward: { value: 'R', default: 'heuristic', describe: 'as in grpolab reward' },
+    'min-reward': { value: 'R', default: '0.6', describe: 'that a reply needs to pass, for Pass@k' },
+    'min-world-quality': {
+      value: 'Q',
+      describe: 'of the embedded world: the truth that a reply needs to pass, instead of a reward',
+    },
+    judge: {
+      value: 'F',
+      describe: 'YAML of an LLM judge (configs/rewards/judge.yaml) that compares every two models',
+    },
     learned: { value: 'DIR', describe: 'a reward of train-reward: the Engagement row' },
     ...EMBEDDING,
     tokenizer: {

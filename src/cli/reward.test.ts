@@ -19,7 +19,7 @@ describe('grpolab reward with a judge', () => {
     const argv = ['reward', '--input', '-', '--reward', judgeFile(judge.baseUrl, 'max_retries: 0\n')];
     const { code, stdout, stderr } = await runCli(argv, jsonLines(pairs.slice(0, 1)));
     expect([code, stdout]).toEqual([1, '']);
-    expect(stderr).toContain('no answer of the judge after one request');
+    expect(stderr).toContain('no answer after one request');
     expect(stderr).not.toContain('--debug');
   });
 

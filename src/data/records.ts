@@ -105,6 +105,14 @@ export function readRecords(path: string, options: ReadJsonlOptions = {}): Jsonl
   return readJsonl(path, parseRecord, options);
 }
 
+/** All records of a file that fits into memory. @throws DataError naming file and line, or a file without a record */
+export async function allRecords(path: string, options: ReadJsonlOptions = {}): Promise<TweetRecord[]> {
+  const records: TweetRecord[] = [];
+  for await (const { value } of readRecords(path, options)) records.push(value);
+  if (records.length === 0) throw new DataError(`${path}: has no record; expected at least one.`);
+  return records;
+}
+
 /** How well a reply did, relative to its tweet's reach: reply_likes / max(tweet_likes, 1). */
 export function engagementOf(record: Pick<TweetRecord, 'reply_likes' | 'tweet_likes'>): number {
   return record.reply_likes / Math.max(record.tweet_likes, 1);
@@ -113,4 +121,17 @@ export function engagementOf(record: Pick<TweetRecord, 'reply_likes' | 'tweet_li
 /** Length of a reply as the reward counts it: code points, without white space around. */
 export function replyLengthOf(record: Pick<TweetRecord, 'reply'>): number {
   return Array.from(record.reply.trim()).length;
+}
+
+/** What tells a tweet from others. */
+export type Tweet = Pick<TweetRecord, 'tweet_id' | 'tweet'>;
+
+/** Texts that differ only in case or white space are the same tweet. */
+export const tweetText = ({ tweet }: Tweet): string => tweet.trim().replace(/\s+/g, ' ').toLowerCase();
+
+/** A test whether a tweet is among some, by its id or by its text. */
+export function membership(tweets: readonly Tweet[]): (tweet: Tweet) => boolean {
+  const ids = new Set(tweets.map(({ tweet_id: id }) => id));
+  const texts = new Set(tweets.map(tweetText));
+  return (tweet) => ids.has(tweet.tweet_id) || texts.has(tweetText(tweet));
 }

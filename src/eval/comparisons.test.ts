@@ -2,6 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { mean, options, repliesOf, rewardsOf } from '../../test/evaluation-task';
 import { readGolden } from '../../test/golden';
+import { bootstrapMetric, meanOverTweets, resampleTweets } from '../metrics/bootstrap-metric';
+import { percentileInterval, resampleIndices } from '../metrics/statistics';
 import { Random } from '../runtime/random';
 import type { Comparison } from './comparisons';
 import type { ModelReplies } from './model-replies';
@@ -128,13 +130,13 @@ describe('a comparison of two models', () => {
     const byMetric = Object.fromEntries(found.map((one) => [one.metric, one]));
     expect([byMetric.self_bleu.n, byMetric.semantic_diversity.n, byMetric.reward.n]).toEqual([3, 3, 4]);
     expect(Object.keys(byMetric)).toEqual(
-      ['reward', 'pass@1', 'self_bleu', 'distinct_2', 'semantic_diversity'].filter(
+      ['reward', 'self_bleu', 'distinct_2_of_a_tweet', 'semantic_diversity', 'pass@1'].filter(
         (metric) => metric in byMetric,
       ),
     );
     // Distinct bigrams of t0 and t1; t2 and t3 have none. b - a: t0 2/2 - 1, t1 2/2 - 1/2.
-    expect(byMetric.distinct_2.n).toBe(2);
-    expect(byMetric.distinct_2.difference).toBeCloseTo(1 / 4, 12);
+    expect(byMetric.distinct_2_of_a_tweet.n).toBe(2);
+    expect(byMetric.distinct_2_of_a_tweet.difference).toBeCloseTo(1 / 4, 12);
   });
 
   it('is of Pass@1 the share of replies that pass', async () => {
@@ -155,7 +157,7 @@ describe('a comparison of two models', () => {
 
   it('is none of a measure that a model lacks, or of a single tweet', async () => {
     const found = await compare([rewardsOf('a', [0.1, 0.2]), rewardsOf('b', [0.3, 0.5])]);
-    expect(found.map(({ metric }) => metric)).toEqual(['reward', 'pass@1', 'distinct_2']);
+    expect(found.map(({ metric }) => metric)).toEqual(['reward', 'distinct_2_of_a_tweet', 'pass@1']);
     expect(await compare([rewardsOf('a', [0.1]), rewardsOf('b', [0.3])])).toEqual([]);
     expect(await compare([rewardsOf('a', [0.1, 0.2])])).toEqual([]);
   });
@@ -169,6 +171,27 @@ describe('a comparison of two models', () => {
     const shifted = await ofReward([rewardsOf('a', [0, 1, 2]), rewardsOf('b', [1, 2, 3])]);
     expect(shifted).toMatchObject({ difference: 1, ci: [1, 1], t: null, p: 0, d: null });
   });
+
+  it.each([
+    ['up', [0.25, 0.5, 0.75], 0.25, true],
+    ['down', [0.25, 0.5, 0.75], -0.125, true],
+    ['down on two tweets', [0, 0.5], -0.25, true],
+    ['not at all', [0.25, 0.5, 0.75], 0, false],
+  ])(
+    'is significant where every tweet changes by the same, but not by 0: %s',
+    async (_, a, by, significant) => {
+      const moved = await ofReward([
+        rewardsOf('a', a),
+        rewardsOf(
+          'b',
+          a.map((value) => value + by),
+        ),
+      ]);
+      // Of infinitely many standard deviations, which no number of JSON says.
+      expect(moved).toMatchObject({ difference: by, ci: [by, by], t: null, d: null, significant });
+      expect([moved.p, moved.p_holm]).toEqual(significant ? [0, 0] : [null, null]);
+    },
+  );
 
   it('is of the same reward whatever its scale and zero: only the difference follows', async () => {
     const values = fc.array(fc.integer({ min: 0, max: 64 }), { minLength: 5, maxLength: 5 });
@@ -210,10 +233,10 @@ describe('several comparisons', () => {
     for (const pair of pairs)
       expect(found.filter(({ a, b }) => `${b} against ${a}` === pair).map(({ metric }) => metric)).toEqual([
         'reward',
-        'pass@1',
         'self_bleu',
-        'distinct_2',
+        'distinct_2_of_a_tweet',
         'semantic_diversity',
+        'pass@1',
       ]);
   });
 
@@ -238,8 +261,9 @@ describe('several comparisons', () => {
     const lifts = [0.5, 0, 0.1, 0.2, 0.3].map((lift, i) => repliesOf(`model ${i}`, rows(lift)));
     const found = await compare(lifts);
     const kinds = new Set<string>();
-    for (const { p, p_holm: corrected, d, significant } of found) {
-      const [isSure, isLarge] = [corrected !== null && corrected < 0.05, d !== null && Math.abs(d) >= 0.3];
+    for (const { p, p_holm: corrected, d, difference, significant } of found) {
+      const isLarge = d === null ? difference !== 0 : Math.abs(d) >= 0.3;
+      const isSure = corrected !== null && corrected < 0.05;
       expect(significant).toBe(isSure && isLarge);
       kinds.add(`${isSure} ${isLarge} ${d !== null && d < 0}`);
       if (p !== null && p < 0.05 && !isSure) kinds.add('lost to the correction');
@@ -264,5 +288,82 @@ describe('several comparisons', () => {
     expect(small.p_holm).toBeLessThan(1e-6);
     expect(small.d).toBeCloseTo(0.29, 2);
     expect([small.significant, large.significant]).toEqual([false, true]);
+  });
+});
+
+describe('the resamples of comparisons', () => {
+  const random = new Random(3, 'resamples');
+  const rewards = (lift: number): number[] => Array.from({ length: 9 }, () => random.uniform() * 0.4 + lift);
+  const [x, y] = [rewards(0.1), rewards(0.4)];
+  const settings = { seed: 7, resamples: 60 };
+
+  it('are those of the metrics: the interval of a difference is of resamples drawn one by one', async () => {
+    const models = [rewardsOf('a', x), rewardsOf('b', y)];
+    const { comparisons, models: metrics } = await evaluateModels(models, { ...options, ...settings });
+    const drawn = [...resampleIndices(9, 60, 7)];
+    const of = (value: (t: number) => number): [number, number] =>
+      percentileInterval(drawn.map((row) => mean(Array.from(row, value))));
+    const near = (actual: readonly number[], expected: readonly number[]): void =>
+      actual.forEach((bound, i) => expect(bound).toBeCloseTo(expected[i], 12));
+    near(
+      comparisons[0].ci,
+      of((t) => y[t] - x[t]),
+    );
+    const { reward } = metrics.b;
+    near(
+      reward.value === null ? [] : reward.ci,
+      of((t) => y[t]),
+    );
+  });
+
+  it('are drawn of all tweets where one of the models lacks a value of some', async () => {
+    // Of "a" and "abb" the cosine is 1 / sqrt(1 + 2 ** 2); one reply alone has none.
+    const tweets = Array.from({ length: 9 }, (_, t) => t);
+    const rows = tweets.map((t) => (t % 4 === 1 ? ['a'] : ['a', `a${'b'.repeat(t)}`]));
+    const others = tweets.map((t) => (t % 4 === 2 ? ['a'] : ['a', 'a']));
+    const [a, b] = [repliesOf('a', rows), repliesOf('b', others)];
+    const { comparisons } = await evaluateModels([a, b], { ...options, ...settings });
+    const one = comparisons.find(({ metric }) => metric === 'semantic_diversity');
+    expect(one?.n).toBe(5);
+    const differences = tweets.map((t) => ([1, 2].includes(t % 4) ? null : 1 / Math.sqrt(1 + t * t) - 1));
+    const expected = bootstrapMetric(meanOverTweets(differences), resampleTweets(9, settings), 'none');
+    if (expected.value === null) throw new Error(expected.reason);
+    expect(one?.difference).toBeCloseTo(expected.value, 6);
+    one?.ci.forEach((bound, i) => expect(bound).toBeCloseTo(expected.ci[i], 6));
+  });
+
+  it('are of other numbers from another seed', async () => {
+    const of = async (seed: number): Promise<[number, number]> =>
+      (await compare([rewardsOf('a', x), rewardsOf('b', y)], { ...settings, seed }))[0].ci;
+    expect(await of(7)).toEqual(await of(7));
+    expect(await of(8)).not.toEqual(await of(7));
+  });
+});
+
+describe('comparisons by Pass@k', () => {
+  const [good, poor] = ['a fine reply #0.8', 'a poor reply #0.2'];
+  const rowsOf = (...passes: number[]): string[][] =>
+    passes.map((c) => Array.from({ length: 4 }, (_, i) => (i < c ? good : poor)));
+  const [a, b] = [repliesOf('a', rowsOf(0, 1, 2)), repliesOf('b', rowsOf(1, 1, 4))];
+
+  it.each([[[1]], [[1, 2, 4]], [[3]], [[4, 1]]])('are of every k that is asked for: %j', async (k) => {
+    const found = (await compare([a, b], { k })).filter(({ metric }) => metric.startsWith('pass'));
+    expect(found.map(({ metric }) => metric)).toEqual([...k].sort().map((size) => `pass@${size}`));
+    // Subsets of k of 4 replies without one that passes: C(4 - c, k) / C(4, k).
+    const misses = [[1, 1, 1, 1], [3 / 4, 1 / 2, 1 / 4, 0], [1 / 2, 1 / 6, 0, 0], [], [0, 0, 0, 0]];
+    for (const { metric, difference } of found) {
+      const at = (c: number): number => 1 - misses[c][Number(metric.slice(5)) - 1];
+      expect(difference).toBeCloseTo(mean([at(1) - at(0), 0, at(4) - at(2)]), 12);
+    }
+  });
+
+  it('follow the first check alone', async () => {
+    const found = await compare([a, b], { k: [1, 4], quality: { min_reward: 0.1 }, otherQuality: [{}] });
+    const passes = found.filter(({ metric }) => metric.startsWith('pass'));
+    expect(passes.map(({ difference, p }) => [difference, p])).toEqual([
+      [0, null],
+      [0, null],
+    ]);
+    expect(found.filter(({ p }) => p !== null).map(({ metric }) => metric)).not.toContain('pass@1');
   });
 });

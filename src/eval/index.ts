@@ -2,6 +2,7 @@
 
 export * from './replies';
 export * from './judge';
+export * from './judge-models';
 export * from './learn-reward';
 export * from './reward-agreement';
 export * from './labelled-pairs';
@@ -9,6 +10,7 @@ export * from './reward-tuning';
 export * from './reward-examples';
 export * from './model-replies';
 export * from './write-replies';
+export * from './answerers';
 export * from './quality';
 export * from './run-scores';
 export * from './model-evaluation';
@@ -17,4 +19,5 @@ export * from './suite';
 export * from './report';
 export * from './report-html';
 export * from './model-sources';
+export * from './evaluate-sources';
 export * from './write-evaluation';

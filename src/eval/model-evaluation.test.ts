@@ -67,6 +67,7 @@ describe('Pass@k, DER@k and the collapse point', () => {
     // Pass@3 is (3/4 + 1) / 3: each reply up to the fourth adds 1/12 and more.
     expect(model.collapse_point).toEqual({
       ...{ value: null, reason: 'not reached: every reply up to k = 4 adds at least 0.01 to Pass@k' },
+      beyond: 4,
     });
     near((await evaluateOne(repliesOf('m', [[GOOD, GOOD, GOOD]]))).collapse_point, 2);
   });

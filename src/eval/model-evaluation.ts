@@ -4,7 +4,8 @@ import type { Metric, TweetResamples, TweetStatistic } from '../metrics/bootstra
 import { collapseMetric, derMetric, passAtKMetric } from '../metrics/pass-at-k';
 import { aggregateSeeds } from '../metrics/seeds';
 import type { SeedAggregate } from '../metrics/seeds';
-import { mean, pearson, spearman } from '../metrics/statistics';
+import { mean } from '../metrics/statistics';
+import { resampledPearson, resampledSpearman } from '../metrics/ranking';
 import { SELECTORS } from '../metrics/usq';
 import type { Selector } from '../metrics/usq';
 import { resampledDistinct, resampledTokenEntropy } from '../metrics/vocabulary';
@@ -27,12 +28,18 @@ export interface ModelEvaluation {
   pass_at_k: Record<string, SeededMetric>;
   self_bleu: SeededMetric;
   distinct: Record<'1' | '2' | '3', SeededMetric>;
+  /** of a tweet's own replies, mean over tweets: what models are tested by */
+  distinct_2_of_a_tweet: SeededMetric;
   semantic_diversity: SeededMetric;
   vocabulary_richness: SeededMetric;
   /** nats */
   token_entropy: SeededMetric;
   rouge: Record<'1' | '2' | 'L', SeededMetric>;
   usq_at_k: Record<Selector, Record<string, SeededMetric>>;
+  /** Pass@k by further checks, by the check's name */
+  other_checks: Record<string, Record<string, SeededMetric>>;
+  /** of what people replied, per token of the model's own tokenizer */
+  perplexity: SeededMetric;
   /** every k up to n */
   der_at_k: Record<string, SeededMetric>;
   collapse_point: SeededMetric;
@@ -85,15 +92,25 @@ const REASONS: Readonly<Record<string, string>> = {
   world_quality: 'the tweets are not of the embedded world, whose truth is known',
   'greedy/reward': 'no greedy reply',
   'greedy/world_quality': 'no greedy reply, or no known truth',
-  self_bleu: 'one reply a tweet has nothing to be compared with, or no reply has a word',
-  semantic_diversity: 'one reply a tweet has nothing to be compared with',
+  self_bleu: 'no tweet has two replies with words, to be compared with each other',
+  semantic_diversity: 'no tweet has two replies with words, to be compared with each other',
+  distinct_2_of_tweet: 'no reply has so many words',
   'rouge/1': 'no reference reply',
   'rouge/2': 'no reference reply',
   'rouge/L': 'no reference reply',
 };
 
+interface JoinedCurves {
+  /** [run][tweet][k] */
+  all: number[][][];
+  /** [tweet][k] */
+  joined: number[][];
+}
+
 /** Makes the metrics of one model from its runs, on shared resamples of the tweets. */
 class Metrics {
+  private readonly joined = new Map<string | undefined, JoinedCurves>();
+
   constructor(
     private readonly runs: readonly RunScores[],
     private readonly resamples: TweetResamples,
@@ -109,23 +126,52 @@ class Metrics {
     return seeded(this.runs, statistic, this.resamples, 'no reply has so many words', jackknife);
   }
 
+  /** exp(-sum of log-probabilities / tokens) over the references of all tweets. */
+  perplexity(): SeededMetric {
+    const reason = 'the model was not asked for the likelihood of references, or there are none';
+    const statistic = ({ likelihoods }: RunScores): TweetStatistic => {
+      return (counts) => {
+        let [sum, tokens] = [0, 0];
+        for (const [t, known] of likelihoods.entries()) {
+          sum += counts[t] * (known?.log_prob ?? 0);
+          tokens += counts[t] * (known?.tokens ?? 0);
+        }
+        return tokens === 0 ? null : Math.exp(-sum / tokens);
+      };
+    };
+    return seeded(this.runs, statistic, this.resamples, reason);
+  }
+
   usq(selector: Selector, k: number): SeededMetric {
     return seeded(this.runs, (run) => meanOverTweets(run.usq[selector][k]), this.resamples, 'no tweet');
   }
 
-  /** A metric of the curve of Pass@k, the mean over runs, with each run's own value. */
-  curve(make: (curves: readonly (readonly number[])[], resamples: TweetResamples) => Metric): SeededMetric {
-    const { runs, resamples } = this;
-    const joined = runs[0].curves.map((_, t) => {
-      const rows = runs.map(({ curves }) => curves[t]);
+  /** Curves of each run, and of the mean over them, by the first check or a further one: the same objects each time. */
+  private curvesBy(check?: string): JoinedCurves {
+    const known = this.joined.get(check);
+    if (known !== undefined) return known;
+    const all = this.runs.map((run) => (check === undefined ? run.curves : run.otherCurves[check]));
+    const joined = all[0].map((_, t) => {
+      const rows = all.map((curves) => curves[t]);
       // A tweet's curve ends where the shortest of its runs does.
       const least = rows.reduce((a, b) => (b.length < a.length ? b : a));
       return least.map((_, k) => mean(rows.map((row) => row[k])));
     });
+    this.joined.set(check, { all, joined });
+    return { all, joined };
+  }
+
+  /** A metric of the curve of Pass@k, of the mean curve over runs, with each run's own value. */
+  curve(
+    make: (curves: readonly (readonly number[])[], resamples: TweetResamples) => Metric,
+    check?: string,
+  ): SeededMetric {
+    const { runs, resamples } = this;
+    const { all, joined } = this.curvesBy(check);
     const metric = make(joined, resamples);
     if (runs.length < 2) return metric;
     const alone = { ...resamples, counts: [once(resamples.tweets)] };
-    const values = runs.flatMap(({ curves }) => make(curves, alone).value ?? []);
+    const values = all.flatMap((curves) => make(curves, alone).value ?? []);
     if (values.length < runs.length) return metric;
     return { ...metric, seeds: { ...aggregateSeeds(values), values } };
   }
@@ -136,24 +182,28 @@ function engagementCorrelation(
   runs: readonly RunScores[],
   engagement: PerTweet,
   resamples: TweetResamples,
-  correlation: typeof spearman,
+  correlation: typeof resampledSpearman,
 ): Metric {
   const rewards = overRuns(runs, ({ values }) => values.reward);
   const known = engagement.flatMap((value, t) =>
     value === null ? [] : [{ value, reward: rewards[t] ?? 0, t }],
   );
-  const reason = 'fewer than 3 tweets have a reply of known engagement, or it is all the same';
+  const ofKnown = correlation(
+    known.map(({ reward }) => reward),
+    known.map(({ value }) => value),
+  );
+  const rows = new Uint16Array(known.length);
   return bootstrapMetric(
     (counts) => {
-      const drawn = known.flatMap((row) => Array.from({ length: counts[row.t] }, () => row));
-      if (drawn.length < 3) return null;
-      return correlation(
-        drawn.map(({ reward }) => reward),
-        drawn.map(({ value }) => value),
-      );
+      let drawn = 0;
+      for (const [row, { t }] of known.entries()) {
+        rows[row] = counts[t];
+        drawn += counts[t];
+      }
+      return drawn < 3 ? null : ofKnown(rows);
     },
-    { ...resamples, counts: resamples.counts.slice(0, 1000) },
-    reason,
+    resamples,
+    'fewer than 3 tweets have a reply of known engagement, or it is all the same',
   );
 }
 
@@ -179,6 +229,10 @@ export function evaluateModel(
   resamples: TweetResamples,
 ): ModelEvaluation {
   const metrics = new Metrics(runs, resamples);
+  const passAtK = (check?: string): Record<string, SeededMetric> =>
+    byKey(k.map(String), (size) =>
+      metrics.curve((curves, drawn) => passAtKMetric(curves, Number(size), drawn), check),
+    );
   const components = Object.keys(runs[0].values).filter((name) => name.startsWith('component/'));
   return {
     n_tweets: resamples.tweets,
@@ -189,17 +243,17 @@ export function evaluateModel(
     engagement: metrics.value('engagement'),
     world_quality: metrics.value('world_quality'),
     greedy: { reward: metrics.value('greedy/reward'), world_quality: metrics.value('greedy/world_quality') },
-    pass_at_k: byKey(k.map(String), (size) =>
-      metrics.curve((curves, drawn) => passAtKMetric(curves, Number(size), drawn)),
-    ),
+    pass_at_k: passAtK(),
     self_bleu: metrics.value('self_bleu'),
     distinct: byKey(['1', '2', '3'], (n) =>
       metrics.corpus(({ corpus }) => resampledDistinct(corpus[Number(n) as 1 | 2 | 3])),
     ),
+    distinct_2_of_a_tweet: metrics.value('distinct_2_of_tweet'),
     semantic_diversity: metrics.value('semantic_diversity'),
     vocabulary_richness: metrics.corpus(({ corpus }) => resampledDistinct(corpus[1])),
     token_entropy: metrics.corpus(({ corpus }) => resampledTokenEntropy(corpus[1])),
     rouge: byKey(['1', '2', 'L'], (kind) => metrics.value(`rouge/${kind}`)),
+    perplexity: metrics.perplexity(),
     usq_at_k: byKey(SELECTORS, (selector) =>
       byKey(k.map(String), (size) => metrics.usq(selector, Number(size))),
     ),
@@ -207,9 +261,12 @@ export function evaluateModel(
       metrics.curve((curves, drawn) => derMetric(curves, Number(size), drawn)),
     ),
     collapse_point: metrics.curve(collapseMetric),
+    other_checks: Object.fromEntries(
+      Object.keys(runs[0].otherCurves).map((check) => [check, passAtK(check)]),
+    ),
     engagement_correlation: {
-      spearman: engagementCorrelation(runs, engagement, resamples, spearman),
-      pearson: engagementCorrelation(runs, engagement, resamples, pearson),
+      spearman: engagementCorrelation(runs, engagement, resamples, resampledSpearman),
+      pearson: engagementCorrelation(runs, engagement, resamples, resampledPearson),
     },
     characters: metrics.value('characters'),
   };

@@ -14,6 +14,8 @@ export interface TweetReplies {
   generations: string[];
   /** the most likely one, decoded greedily */
   greedy?: string;
+  /** summed log-probability (nats) under the model of what people replied, and the tokens of it; of which replies */
+  reference?: { log_prob: number; tokens: number; replies_sha256?: string };
 }
 
 /** Everything that one model wrote in one run. */
@@ -39,6 +41,13 @@ export const parseTweetReplies: (value: unknown) => TweetReplies = parserOf(
     tweet: text,
     generations: z.array(reply, { error: 'a list of replies' }).min(1, { error: 'at least one reply' }),
     greedy: reply.nullish().transform((value) => value ?? undefined),
+    reference: z
+      .object(
+        { log_prob: z.number(), tokens: z.int().min(1), replies_sha256: z.string().optional() },
+        { error: 'log_prob and tokens' },
+      )
+      .nullish()
+      .transform((value) => value ?? undefined),
   }),
 );
 

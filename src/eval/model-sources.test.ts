@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { jsonLines, parseLines, temporaryDirectory, temporaryFile } from '../../test/cli';
@@ -188,6 +188,58 @@ describe('opening replies', () => {
     const all = [plain, ...others].map((one) => JSON.stringify(texts(one)));
     expect(new Set(all).size).toBe(5);
     expect(texts(await open({ name: 'm' }))).toEqual(texts(plain));
+  });
+
+  const examples = ['Hats.', 'Boots.'].map((reply, i) => ({ tweet: `shown ${i}`, reply }));
+  const referencesOf = (reply: string, engagement = 1) => new Map([['t0', { replies: [reply], engagement }]]);
+
+  /** Opens a model in one place again and again, with an adapter that may be damaged. */
+  function openAgain() {
+    const [directory, own] = [temporaryDirectory(), path.join(temporaryDirectory(), 'adapter')];
+    cpSync(adapter, own, { recursive: true });
+    const run = (source: Partial<ModelSource> = {}, other: Partial<OpenRepliesOptions> = {}) =>
+      open(
+        { name: 'm', adapter: own, shots: 1, seed: 9, ...source },
+        { directory, references: referencesOf('Good tea'), examples, resume: true, ...other },
+      );
+    const settings = (): unknown =>
+      JSON.parse(readFileSync(path.join(directory, 'm-seed_9.settings.json'), 'utf8'));
+    return { own, run, settings };
+  }
+
+  it('says beside them what they were written with, and goes on with the same', async () => {
+    const { own, run, settings } = openAgain();
+    const written = await run();
+    expect(settings()).toEqual({
+      ...{ model, adapter: own, seed: 9, shots: examples.slice(0, 1) },
+      ...{ generations: 2, temperature: 1, top_p: 1, max_new_tokens: 6 },
+      adapter_sha256: expect.stringMatching(/^[0-9a-f]{64}$/) as string,
+    });
+    expect(await run()).toEqual(written);
+    // The seed of the evaluation is not used, engagement does not touch replies.
+    expect(await run({}, { seed: 5, references: referencesOf('Good tea', 5) })).toEqual(written);
+  });
+
+  it('does not go on with another adapter, other bytes of it, other examples or other references', async () => {
+    const { own, run, settings } = openAgain();
+    await run();
+    const before = settings();
+    const refused = async (running: Promise<unknown>, key: string): Promise<void> => {
+      await expect(running).rejects.toThrow(DataError);
+      await expect(running).rejects.toThrow(`m-seed_9.jsonl: was written with ${key}`);
+    };
+    await refused(run({ adapter: undefined }), 'adapter "');
+    await refused(run({ shots: 2 }), 'shots [');
+    await refused(run({}, { examples: [...examples].reverse() }), 'shots [');
+    await refused(run({}, { temperature: 0.5 }), 'temperature 1; this evaluation has 0.5.');
+    for (const references of [undefined, referencesOf('Bad tea')])
+      await expect(run({}, { references })).rejects.toThrow(/m-seed_9\.jsonl: .* is of other references than/);
+    const weights = path.join(own, 'adapter_model.safetensors');
+    const bytes = readFileSync(weights);
+    bytes[bytes.length - 1] ^= 1;
+    writeFileSync(weights, bytes);
+    await refused(run(), 'adapter_sha256 "');
+    expect(settings()).toEqual(before);
   });
 
   it('is refused where there are fewer examples than shots, the model is not there, or a file stands in the way', async () => {

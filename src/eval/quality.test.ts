@@ -80,6 +80,65 @@ describe('the quality check of Pass@k', () => {
     expect(qualityCheck({ min_reward: 0 }).passes('a fine reply', 0)).toBe(true);
   });
 
+  it.each<[number, number, [total: number, truth: number | null | undefined, passes: boolean][]]>([
+    [
+      0.6,
+      0.5,
+      [
+        [0.6, 0.5, true],
+        [0.59, 1, false],
+        [1, 0.49, false],
+      ],
+    ],
+    [
+      0,
+      0.5,
+      [
+        [0, 0.5, true],
+        [1, 0.4999, false],
+        [1, 0, false],
+      ],
+    ],
+    [
+      0.6,
+      0,
+      [
+        [0.6, 0, true],
+        [0.6, -1, true],
+        [0.6, undefined, true],
+        [0.6, null, true],
+      ],
+    ],
+    // Who asks for a truth is not content with none.
+    [
+      0,
+      1e-9,
+      [
+        [1, undefined, false],
+        [1, null, false],
+        [1, 0, false],
+        [1, 1e-9, true],
+      ],
+    ],
+    [
+      0,
+      1,
+      [
+        [1, 1, true],
+        [1, 0.999, false],
+        [1, NaN, false],
+      ],
+    ],
+  ])('asks for a reward of %d and a truth of %d', (min_reward, min_world_quality, cases) => {
+    const check = qualityCheck({ min_reward, min_world_quality });
+    expect(check.needsTruth).toBe(min_world_quality > 0);
+    for (const [total, truth, passes] of cases)
+      expect(check.passes('a fine reply', total, truth), `${total}, ${truth}`).toBe(passes);
+    // A truth makes no good reply of one that is too short, repeats itself or is an error text.
+    for (const reply of ['short', 'tea tea tea tea', 'Error: nothing came back'])
+      expect(check.passes(reply, 1, 1), reply).toBe(false);
+  });
+
   it('names itself with every threshold that is in force', () => {
     expect(qualityCheck().name).toBe('10 to 300 characters, repetition <= 0.5, reward >= 0.6');
     const settings = { min_characters: 3, max_characters: 40, max_repetition: 0.25, min_reward: 0 };
@@ -87,9 +146,25 @@ describe('the quality check of Pass@k', () => {
   });
 
   it.each([
+    [{}, 'reward >= 0.6', false],
+    [{ min_reward: 0 }, '', false],
+    [{ min_reward: 0, min_world_quality: 0.4 }, 'world quality >= 0.4', true],
+    [{ min_reward: 0.25, min_world_quality: 0.4 }, 'reward >= 0.25, world quality >= 0.4', true],
+  ])('of %j is told from others by its least reward and truth alone', (settings, asked, needsTruth) => {
+    const check = qualityCheck(settings);
+    const form = '10 to 300 characters, repetition <= 0.5';
+    expect(check).toMatchObject({
+      name: asked === '' ? form : `${form}, ${asked}`,
+      needsTruth,
+    });
+  });
+
+  it.each([
     [{ min_characters: 20, max_characters: 10 }, /min_characters <= max_characters/],
     [{ min_reward: 1.5 }, /min_reward is 1.5/],
     [{ max_repetition: -1 }, /max_repetition is -1/],
+    [{ min_world_quality: 1.1 }, /min_world_quality is 1.1/],
+    [{ min_world_qualty: 0.5 }, /unknown key "min_world_qualty"; did you mean "min_world_quality"/],
     [{ min_charcters: 5 }, /unknown key "min_charcters"; did you mean "min_characters"/],
   ])('refuses %j in one line that says what to do', (settings, message) => {
     const act = (): unknown => qualityCheck(settings as Parameters<typeof qualityCheck>[0]);

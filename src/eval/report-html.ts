@@ -1,5 +1,13 @@
 /** An evaluation as one HTML page: tables, and replies of all models side by side. */
-import { comparisonTable, legend, metricRows, metricTable, reasonsOf } from './report';
+import {
+  comparisonTable,
+  judgeLegend,
+  judgeTable,
+  legend,
+  metricRows,
+  metricTable,
+  reasonsOf,
+} from './report';
 import type { Evaluation } from './suite';
 
 const ENTITIES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
@@ -42,6 +50,7 @@ export function evaluationHtml(evaluation: Evaluation): string {
   const names = Object.keys(evaluation.models);
   const rows = metricRows(evaluation);
   const isBest = (row: number, column: number): boolean => rows[row].winner === names[column - 1];
+  const judge = judgeTable(evaluation);
   const reasons = reasonsOf(rows).map((reason) => `<li>${escape(reason)}</li>`);
   return [
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>',
@@ -57,6 +66,9 @@ export function evaluationHtml(evaluation: Evaluation): string {
     ...(evaluation.comparisons.length === 0
       ? []
       : ['<h2>Comparisons</h2>', tableHtml(comparisonTable(evaluation), () => false)]),
+    ...(judge === null
+      ? []
+      : ['<h2>Judge</h2>', `<p>${escape(judgeLegend(evaluation))}</p>`, tableHtml(judge, () => false)]),
     '<h2>Replies</h2><p>Sampled replies with their reward.</p>',
     repliesHtml(evaluation),
     '</body></html>\n',

@@ -125,7 +125,7 @@ describe('the main table', () => {
     const both = [repliesOf('parrot', parrot), repliesOf('list', list)];
     for (const order of [both, [...both].reverse()]) {
       const crossed = await evaluateModels(order, options);
-      const [tested] = crossed.comparisons.filter(({ metric }) => metric === 'distinct_2');
+      const [tested] = crossed.comparisons.filter(({ metric }) => metric === 'distinct_2_of_a_tweet');
       expect([tested.significant, tested.difference > 0]).toEqual([true, tested.b === 'list']);
       expect(rowOf(crossed, 'Distinct-2')).toMatchObject({ winner: 'parrot', isClear: false });
     }
@@ -363,8 +363,8 @@ describe('the files of an evaluation', () => {
     );
     for (const text of [
       '{}',
-      '{"format": "grpolab-evaluation", "version": 2}',
-      '{"format": "grpolab-study", "version": 1}',
+      '{"format": "grpolab-evaluation", "version": 1}',
+      '{"format": "grpolab-study", "version": 2}',
       '3',
       'null',
       '[]',

@@ -18,17 +18,28 @@ export interface MetricRow {
 type Better = MetricRow['better'];
 type Pick = (model: ModelEvaluation) => SeededMetric;
 
+type Definition = [string, Better, Pick, Comparison['metric'] | null];
+
 /** Metrics of the main table with the comparison that decides whether a winner is clear. */
-function definitions({ k }: Evaluation['settings']): [string, Better, Pick, Comparison['metric'] | null][] {
-  const passes = k.map((size): [string, Better, Pick, Comparison['metric'] | null] => [
+function definitions({ k, other_quality: others }: Evaluation['settings']): Definition[] {
+  const passes = k.map((size): Definition => [
     `Pass@${size}`,
     'higher',
-    (model) => model.pass_at_k[String(size)],
-    size === 1 ? 'pass@1' : null,
+    (model) => model.pass_at_k[size],
+    `pass@${size}`,
   ]);
+  const otherPasses = others.flatMap((check, i) =>
+    k.map((size): Definition => [
+      `Pass@${size}, check ${i + 2}`,
+      'higher',
+      (model) => model.other_checks[check][size],
+      null,
+    ]),
+  );
   const most = k[k.length - 1];
   return [
     ...passes,
+    ...otherPasses,
     ['Reward', 'higher', (model) => model.reward, 'reward'],
     ['Engagement (learned reward)', 'higher', (model) => model.engagement, 'engagement'],
     ["World quality (the world's truth)", 'higher', (model) => model.world_quality, 'world_quality'],
@@ -36,13 +47,15 @@ function definitions({ k }: Evaluation['settings']): [string, Better, Pick, Comp
     ['Greedy: world quality', 'higher', (model) => model.greedy.world_quality, null],
     ['Self-BLEU', 'lower', (model) => model.self_bleu, 'self_bleu'],
     ['Distinct-1', 'higher', (model) => model.distinct[1], null],
-    ['Distinct-2', 'higher', (model) => model.distinct[2], 'distinct_2'],
+    ['Distinct-2', 'higher', (model) => model.distinct[2], null],
     ['Distinct-3', 'higher', (model) => model.distinct[3], null],
+    ['Distinct-2 of a tweet', 'higher', (model) => model.distinct_2_of_a_tweet, 'distinct_2_of_a_tweet'],
     ['Semantic diversity', 'higher', (model) => model.semantic_diversity, 'semantic_diversity'],
     ['Token entropy, nats', 'higher', (model) => model.token_entropy, null],
     ['ROUGE-1', 'higher', (model) => model.rouge[1], null],
     ['ROUGE-2', 'higher', (model) => model.rouge[2], null],
     ['ROUGE-L', 'higher', (model) => model.rouge.L, 'rouge_L'],
+    ['Perplexity of references', 'lower', (model) => model.perplexity, null],
     [`USQ@${most}, reward selects`, 'higher', (model) => model.usq_at_k.reward[String(most)], null],
     [`USQ@${most}, longest`, 'higher', (model) => model.usq_at_k.longest[String(most)], null],
     [`DER@${most}`, 'higher', (model) => model.der_at_k[String(most)], null],
@@ -71,20 +84,38 @@ function isClear(
   );
 }
 
+/**
+ * The values that exist. One that lies beyond a model's last k is larger than any that was reached up to there; where
+ * another model has a larger one, which of them is the larger is not known: then both are NaN, and none wins.
+ */
+function knownValues(
+  names: readonly string[],
+  values: readonly SeededMetric[],
+): { name: string; value: number }[] {
+  const largest = Math.max(...values.map(({ value }) => value ?? -Infinity));
+  const shortest = Math.min(
+    ...values.map(({ value, beyond }) => (value === null ? (beyond ?? Infinity) : Infinity)),
+  );
+  return names.flatMap((name, i) => {
+    const { value, beyond } = values[i];
+    if (value === null && beyond === undefined) return [];
+    if (value !== null) return [{ name, value: value > shortest ? NaN : value }];
+    return [{ name, value: largest > shortest ? NaN : Infinity }];
+  });
+}
+
 /** The main table. A metric that no model has is left out. */
 export function metricRows({ models, settings, comparisons }: Evaluation): MetricRow[] {
   const names = Object.keys(models);
   return definitions(settings).flatMap(([metric, better, pick, tested]) => {
     const values = names.map((name) => pick(models[name]));
-    const known = names.flatMap((name, i) => {
-      const { value } = values[i];
-      return value === null ? [] : [{ name, value }];
-    });
+    const known = knownValues(names, values);
     if (known.length === 0) return [];
     const sign = better === 'lower' ? -1 : 1;
     const best = known.reduce((a, b) => (sign * b.value > sign * a.value ? b : a));
     const isShared = known.filter(({ value }) => value === best.value).length > 1;
-    const winner = better === null || isShared || known.length < 2 ? null : best.name;
+    const isUnknown = known.some(({ value }) => Number.isNaN(value));
+    const winner = better === null || isShared || isUnknown || known.length < 2 ? null : best.name;
     const others = known.map(({ name }) => name).filter((name) => name !== winner);
     return [
       {
@@ -102,8 +133,10 @@ const DIGITS = 3;
 
 /** `0.612 [0.580, 0.643]`, with `± sd` where there are several seeds; a dash where the value does not exist. */
 export function metricText(metric: SeededMetric): string {
-  if (metric.value === null) return '–';
-  const [low, high] = metric.ci.map((bound) => bound.toFixed(DIGITS));
+  const { beyond } = metric;
+  if (metric.value === null) return beyond === undefined ? '–' : `> ${beyond}`;
+  const [low, end] = metric.ci.map((bound) => bound.toFixed(DIGITS));
+  const high = beyond === undefined ? end : `> ${beyond}`;
   const sd = metric.seeds?.sd;
   const spread = sd === undefined || sd === null ? '' : ` ± ${sd.toFixed(DIGITS)}`;
   return `${metric.value.toFixed(DIGITS)} [${low}, ${high}]${spread}`;
@@ -112,7 +145,9 @@ export function metricText(metric: SeededMetric): string {
 /** Why values are dashes, each reason once. */
 export function reasonsOf(rows: readonly MetricRow[]): string[] {
   const reasons = rows.flatMap(({ metric, values }) =>
-    values.flatMap((value) => (value.value === null ? [`${metric}: ${value.reason}`] : [])),
+    values.flatMap((value) =>
+      value.value === null && value.beyond === undefined ? [`${metric}: ${value.reason}`] : [],
+    ),
   );
   return [...new Set(reasons)];
 }
@@ -123,7 +158,8 @@ export function legend({ settings, models, degraded }: Evaluation): string[] {
   const seeds = Math.max(...Object.values(models).map((model) => model.seeds.length));
   return [
     `${first.n_tweets} tweets. In brackets: bootstrap ${100 * settings.level} % interval over tweets (${settings.resamples.toLocaleString('en-US')} resamples, percentile method; distinct-n and entropy: jackknife).${seeds > 1 ? ` After ±: standard deviation over ${seeds} seeds; values are means over seeds.` : ''}`,
-    `A reply passes when it has ${settings.quality}. Reward: ${settings.reward}.${settings.learned === null ? '' : ` Engagement: ${settings.learned}.`}`,
+    `A reply passes when it has ${settings.quality}.${settings.other_quality.map((check, i) => ` Check ${i + 2}: ${check}.`).join('')} DER and the collapse point are of the mean curve of Pass@k; "> n" is one that n replies do not reach.`,
+    `Reward: ${settings.reward}.${settings.learned === null ? '' : ` Engagement: ${settings.learned}.`}`,
     `Winner: the best value; ** marks one that differs from every other model by the paired t-test over tweets with p < 0.05 and |d| >= 0.3 (${settings.correction}).`,
     ...degraded.map((line) => `Note: ${line}.`),
   ];
@@ -172,7 +208,34 @@ export function comparisonTable({ comparisons }: Evaluation): string[][] {
   ];
 }
 
-function markdownTable([head, ...rows]: readonly (readonly string[])[]): string[] {
+/** Cells of the judge's table, its head first; null where no judge was asked. */
+export function judgeTable({ judge }: Evaluation): string[][] | null {
+  if (judge === null) return null;
+  const criteria = Object.keys(judge.weights) as (keyof typeof judge.weights)[];
+  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+  return [
+    [
+      ...['b against a', 'Tweets', 'b won / tie / lost', 'Win rate of b', '95 % interval'],
+      ...criteria.map((each) => `${each}, a → b`),
+      'First one won',
+    ],
+    ...judge.pairs.map(({ a, b, n, outcomes, win_rate: rate, criteria: grades, ...one }) => [
+      ...[`${b} against ${a}`, String(n), `${outcomes.win} / ${outcomes.tie} / ${outcomes.loss}`],
+      ...[percent(rate.value), `[${rate.ci.map(percent).join(', ')}]`],
+      ...criteria.map((each) => `${grades[each].a.toFixed(2)} → ${grades[each].b.toFixed(2)}`),
+      one.first_position_win_share === null ? '–' : percent(one.first_position_win_share),
+    ]),
+  ];
+}
+
+/** How to read the judge's table. */
+export function judgeLegend({ judge }: Evaluation): string {
+  const weights = Object.entries(judge?.weights ?? {}).map(([each, weight]) => `${weight} ${each}`);
+  return `Judge: ${judge?.model ?? 'none'}. It grades both replies, in an order drawn at random, from 1 to 10 (${weights.join(', ')}); the higher mean wins, a tie is half a win. "First one won" is 50 % for a judge without a bias for a position.`;
+}
+
+/** Cells as a table in Markdown, the head first. */
+export function markdownTable([head, ...rows]: readonly (readonly string[])[]): string[] {
   const line = (cells: readonly string[]): string =>
     `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
   return [line(head), `|${head.map(() => '---').join('|')}|`, ...rows.map(line)];
@@ -193,6 +256,7 @@ export function evaluationMarkdown(evaluation: Evaluation): string {
       ),
     ]);
   const reasons = reasonsOf(metricRows(evaluation)).map((reason) => `- ${reason}.`);
+  const judge = judgeTable(evaluation);
   return [
     '# Evaluation',
     '',
@@ -204,6 +268,9 @@ export function evaluationMarkdown(evaluation: Evaluation): string {
     ...(evaluation.comparisons.length === 0
       ? []
       : ['## Comparisons', '', ...markdownTable(comparisonTable(evaluation)), '']),
+    ...(judge === null
+      ? []
+      : ['## Judge', '', `- ${judgeLegend(evaluation)}`, '', ...markdownTable(judge), '']),
     '## Replies',
     '',
     'The first sampled reply of each model:',
@@ -217,15 +284,16 @@ const csvCell = (text: string | number | null): string => {
   return /[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
 };
 
-/** One line a metric and model: `model,metric,value,ci_low,ci_high,seed_sd,n_seeds,n_tweets`; full precision. */
+/** One line a metric and model: `model,metric,value,ci_low,ci_high,beyond,seed_sd,n_seeds,n_tweets`; full precision. */
 export function evaluationCsv(evaluation: Evaluation): string {
   const names = Object.keys(evaluation.models);
-  const head = ['model', 'metric', 'value', 'ci_low', 'ci_high', 'seed_sd', 'n_seeds', 'n_tweets'];
+  const head = ['model', 'metric', 'value', 'ci_low', 'ci_high', 'beyond', 'seed_sd', 'n_seeds', 'n_tweets'];
   const rows = metricRows(evaluation).flatMap(({ metric, values }) =>
     values.map((value, i) => {
       const { n_tweets: tweets, seeds } = evaluation.models[names[i]];
       const [low, high] = value.value === null ? [null, null] : value.ci;
-      return [names[i], metric, value.value, low, high, value.seeds?.sd ?? null, seeds.length, tweets];
+      const sd = value.seeds?.sd ?? null;
+      return [names[i], metric, value.value, low, high, value.beyond ?? null, sd, seeds.length, tweets];
     }),
   );
   return `${[head, ...rows].map((row) => row.map(csvCell).join(',')).join('\n')}\n`;

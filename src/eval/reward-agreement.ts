@@ -1,5 +1,7 @@
 /** How well a reward agrees with what happened to replies, on tweets that it was not made from. */
 import type { Estimate } from '../metrics/ranking';
+import { meanOverTweets } from '../metrics/bootstrap-metric';
+import type { TweetStatistic } from '../metrics/bootstrap-metric';
 import { pairAccuracy, resampledSpearman } from '../metrics/ranking';
 import { percentileInterval, resampleIndices, spearman } from '../metrics/statistics';
 import { breather } from '../rewards/breather';
@@ -46,23 +48,7 @@ export interface AgreementOptions {
   breathe?: () => Promise<void>;
 }
 
-/** A statistic of a resample, as a function of how often each tweet was drawn; null where it does not exist. */
-type Resampled = (counts: Int32Array) => number | null;
-
-/** Mean over the drawn tweets that have the value. */
-function meanOverTweets(values: readonly (number | null)[]): Resampled {
-  return (counts) => {
-    let [sum, drawn] = [0, 0];
-    values.forEach((value, i) => {
-      if (value === null) return;
-      sum += counts[i] * value;
-      drawn += counts[i];
-    });
-    return drawn === 0 ? null : sum / drawn;
-  };
-}
-
-function spearmanOverReplies(tweets: readonly Judged[]): Resampled {
+function spearmanOverReplies(tweets: readonly Judged[]): TweetStatistic {
   const tweetOf = Int32Array.from(tweets.flatMap(({ scores }, t) => scores.map(() => t)));
   const ofReplies = resampledSpearman(
     tweets.flatMap(({ scores }) => scores),

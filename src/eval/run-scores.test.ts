@@ -65,13 +65,71 @@ describe('diversity', () => {
     const single = await evaluateOne(repliesOf('m', [['a b c d'], ['a b']]));
     for (const metric of [single.self_bleu, single.semantic_diversity]) {
       expect(metric.value).toBeNull();
-      expect(metric).toMatchObject({ reason: expect.stringContaining('one reply a tweet') as string });
+      expect(metric).toMatchObject({ reason: expect.stringContaining('no tweet has two replies') as string });
     }
     near(single.distinct[1], 4 / 6);
     near(single.reward, 0);
     const mixed = await evaluateOne(repliesOf('m', [['x y z'], ['a b c d', 'a b c d']]));
     near(mixed.self_bleu, 1);
     near(mixed.semantic_diversity, 0);
+  });
+});
+
+describe('diversity where replies are empty', () => {
+  const spoken = ['a b c d', 'a b c x'];
+
+  it('is that of the replies with words alone, wherever the empty ones stand', async () => {
+    const alone = await evaluateOne(repliesOf('m', [spoken]), { k: [1] });
+    for (const silence of ['', '   ', '\n\t ']) {
+      for (const rows of [
+        [silence, ...spoken],
+        [...spoken, silence],
+        [spoken[0], silence, silence, spoken[1]],
+      ]) {
+        const model = await evaluateOne(repliesOf('m', [rows]), { k: [1] });
+        for (const key of ['self_bleu', 'semantic_diversity', 'distinct_2_of_a_tweet', 'distinct'] as const)
+          expect(model[key], key).toEqual(alone[key]);
+        // What is not about diversity counts every reply.
+        near(model.characters, (7 + 7) / rows.length);
+        expect(model.n_replies).toBe(rows.length);
+      }
+    }
+    near(alone.self_bleu, (0.75 * (2 / 3) * 0.5 * 0.1) ** 0.25);
+  });
+
+  it('does not exist of a model that says nothing: it is not the most diverse one', async () => {
+    const mute = await evaluateOne(
+      repliesOf('mute', [
+        ['', ' ', ''],
+        ['', '', ''],
+      ]),
+    );
+    const reason = expect.stringContaining('no tweet has two replies with words') as string;
+    for (const metric of [mute.self_bleu, mute.semantic_diversity])
+      expect(metric).toEqual({ value: null, reason });
+  });
+
+  it('is over the tweets that have two replies with words', async () => {
+    const model = await evaluateOne(
+      repliesOf('m', [
+        ['', '', ''],
+        ['a b c d', '', ''],
+        ['', 'a b c d', 'a b c d'],
+      ]),
+    );
+    near(model.self_bleu, 1);
+    expect(model.semantic_diversity.value).toBeCloseTo(0, 7);
+    const half = await evaluateOne(repliesOf('m', [['a', '', 'b'], ['c', 'c', ''], ['a']]));
+    expect(half.semantic_diversity.value).toBeCloseTo((1 + 0) / 2, 7);
+  });
+
+  it('counts for words what the tokenizer of the settings takes for them', async () => {
+    const rows = [['a b', '!!!', 'a b']];
+    const [marks, plain] = await Promise.all(
+      [rows, [['a b', 'a b']]].map((own) => evaluateOne(repliesOf('m', own), { tokenizer: 'whitespace' })),
+    );
+    // A reply of marks has a word here: it is one of three.
+    expect(marks.self_bleu.value).toBeLessThan(plain.self_bleu.value as number);
   });
 });
 

@@ -25,7 +25,8 @@ export interface Scorers {
   /** a known truth, such as the embedded world's law */
   examiner?: Examiner;
   embedder: Embedder;
-  quality: QualityCheck;
+  /** of Pass@k; the first one is that of DER@k and of the collapse point, too */
+  quality: readonly QualityCheck[];
   references?: ReadonlyMap<string, TweetReference>;
   tokenizer: TokenizerName;
   /** of USQ@k */
@@ -42,10 +43,14 @@ export interface RunScores {
   seed?: number;
   /** sampled replies a tweet */
   counts: number[];
+  /** summed log-probability and tokens of what people replied, a pair a tweet; null where unknown */
+  likelihoods: ({ log_prob: number; tokens: number } | null)[];
   /** by measure: `reward`, `component/NAME`, `engagement`, `world_quality`, `self_bleu`, `rouge/L`, ... */
   values: Record<string, PerTweet>;
-  /** Pass@1..Pass@n, a row a tweet */
+  /** Pass@1..Pass@n by the first check, a row a tweet */
   curves: number[][];
+  /** the same by each further check, by its name */
+  otherCurves: Record<string, number[][]>;
   /** USQ@k, [selector][k] a value a tweet */
   usq: Record<Selector, Record<number, number[]>>;
   /** n-grams of all replies, for n = 1, 2, 3 */
@@ -76,13 +81,16 @@ function rougeOf(
   return { 'rouge/1': of(1), 'rouge/2': of(2), 'rouge/L': of('L') };
 }
 
+/** Of the replies that have words. */
 async function diversityOf(
   generations: readonly string[],
   { embedder, tokenizer }: Scorers,
 ): Promise<Record<string, number | null>> {
-  const tokens = generations.map(TOKENIZERS[tokenizer]);
-  const several = generations.length > 1;
-  const vectors = several ? await Promise.all(generations.map((reply) => embedder.embed(reply))) : [];
+  // An empty reply has nothing in common with any other: counted, it would make a mute model the most diverse.
+  const spoken = generations.filter((reply) => TOKENIZERS[tokenizer](reply).length > 0);
+  const tokens = spoken.map(TOKENIZERS[tokenizer]);
+  const several = spoken.length > 1;
+  const vectors = several ? await Promise.all(spoken.map((reply) => embedder.embed(reply))) : [];
   return {
     self_bleu: several ? selfBleu4(tokens) : null,
     distinct_2_of_tweet: distinctN(tokens, 2),
@@ -155,9 +163,14 @@ export async function scoreRun(model: ModelReplies, scorers: Scorers): Promise<R
   const totals = tweets.map(({ generations }, t) =>
     results[t].slice(0, generations.length).map(({ total }) => total),
   );
-  const passed = tweets.map(
-    ({ generations }, t) => generations.filter((reply, i) => quality.passes(reply, totals[t][i])).length,
-  );
+  const curvesOf = (check: QualityCheck): number[][] =>
+    tweets.map(({ tweet, generations }, t) => {
+      const truth = (reply: string): number | undefined =>
+        check.needsTruth ? examiner?.(tweet, reply) : undefined;
+      const passed = generations.filter((reply, i) => check.passes(reply, totals[t][i], truth(reply)));
+      return passAtKCurve(generations.length, passed.length);
+    });
+  const [first, ...others] = quality;
   const words = tweets.map(({ generations }) => generations.map(TOKENIZERS[tokenizer]));
   const usqOf = (selector: Selector): Record<number, number[]> =>
     Object.fromEntries(
@@ -172,7 +185,9 @@ export async function scoreRun(model: ModelReplies, scorers: Scorers): Promise<R
     seed,
     counts: tweets.map(({ generations }) => generations.length),
     values: Object.fromEntries(Object.keys(rows[0]).map((name) => [name, rows.map((row) => row[name])])),
-    curves: tweets.map(({ generations }, t) => passAtKCurve(generations.length, passed[t])),
+    likelihoods: tweets.map(({ reference }) => reference ?? null),
+    curves: curvesOf(first),
+    otherCurves: Object.fromEntries(others.map((check) => [check.name, curvesOf(check)])),
     usq: Object.fromEntries(SELECTORS.map((selector) => [selector, usqOf(selector)])) as RunScores['usq'],
     corpus: { 1: countCorpus(words, 1), 2: countCorpus(words, 2), 3: countCorpus(words, 3) },
     samples: tweets.slice(0, SHOWN_TWEETS).map(({ tweet, generations }, t) => ({

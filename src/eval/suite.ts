@@ -6,12 +6,14 @@ import type { Reward } from '../rewards/reward';
 import { ConfigError } from '../runtime/errors';
 import { compareModels } from './comparisons';
 import type { Comparison } from './comparisons';
+import { judgeModels } from './judge-models';
+import type { Judge, JudgeReport } from './judge-models';
 import { evaluateModel } from './model-evaluation';
 import type { ModelEvaluation } from './model-evaluation';
 import { alignModels } from './model-replies';
 import type { ModelReplies, TweetReference } from './model-replies';
 import { qualityCheck } from './quality';
-import type { QualitySettings } from './quality';
+import type { QualityCheck, QualitySettings } from './quality';
 import type { Examiner } from './replies';
 import { scoreRun } from './run-scores';
 import type { RunScores } from './run-scores';
@@ -23,9 +25,14 @@ export interface EvaluateOptions {
   examiner?: Examiner;
   embedder: Embedder;
   references?: ReadonlyMap<string, TweetReference>;
+  /** the check of Pass@k, DER@k and the collapse point */
   quality?: Partial<QualitySettings>;
+  /** further checks, whose Pass@k stands beside */
+  otherQuality?: readonly Partial<QualitySettings>[];
   /** of Pass@k and USQ@k, default 1, 5, 10 */
   k?: readonly number[];
+  /** asked which of two models' replies is better, for every two models */
+  judge?: Judge;
   /** of self-BLEU, distinct-n, richness and entropy; default wordpunct */
   tokenizer?: TokenizerName;
   /** of the bootstrap, default 1 */
@@ -39,11 +46,13 @@ export interface EvaluateOptions {
 /** What `evaluation.json` holds. */
 export interface Evaluation {
   format: 'grpolab-evaluation';
-  version: 1;
+  version: 2;
   settings: {
     reward: string;
     learned: string | null;
     quality: string;
+    /** names of the further checks */
+    other_quality: string[];
     k: number[];
     tokenizer: TokenizerName;
     embedding: string;
@@ -57,6 +66,8 @@ export interface Evaluation {
   degraded: string[];
   models: Record<string, ModelEvaluation>;
   comparisons: Comparison[];
+  /** null where no judge was asked */
+  judge: JudgeReport | null;
   /** the first tweets with the replies of each model's first run */
   samples: { tweet: string; replies: Record<string, { text: string; reward: number }[]> }[];
 }
@@ -93,6 +104,19 @@ function samplesOf(runs: ReadonlyMap<string, readonly RunScores[]>): Evaluation[
   }));
 }
 
+/** The check of Pass@k and the further ones, each once. @throws ConfigError when one asks for a truth that is not known */
+function checksOf({ quality, otherQuality = [], examiner }: EvaluateOptions): QualityCheck[] {
+  const [first, ...others] = [quality, ...otherQuality].map((settings) => qualityCheck(settings));
+  const byName = new Map(others.map((check) => [check.name, check]));
+  byName.delete(first.name);
+  const checks = [first, ...byName.values()];
+  if (examiner === undefined && checks.some(({ needsTruth }) => needsTruth))
+    throw new ConfigError(
+      'quality: min_world_quality is given, but the tweets are not of the embedded world; expected its tweets. Ask for a least reward instead.',
+    );
+  return checks;
+}
+
 /** Runs by the name of their model, in the order in which the names came. */
 async function scoreModels(
   models: readonly ModelReplies[],
@@ -106,12 +130,34 @@ async function scoreModels(
     options.onProgress?.(i, total, model.name);
     const run = await scoreRun(model, {
       ...{ reward, learned, examiner, embedder, references, tokenizer, signal, k },
-      quality: qualityCheck(options.quality),
+      quality: checksOf(options),
     });
     scored.set(model.name, [...(scored.get(model.name) ?? []), run]);
   }
   options.onProgress?.(total, total, 'statistics');
   return scored;
+}
+
+/** @throws ConfigError  when there is nothing to judge, before anything is scored */
+function requirePairs(models: readonly ModelReplies[]): void {
+  const names = new Set(models.map(({ name }) => name)).size;
+  const tweets = models[0].tweets.length;
+  if (names < 2) throw new ConfigError('a judge compares models, and there is one; expected at least two.');
+  if (tweets < 2)
+    throw new ConfigError('a judge was asked about one tweet; expected at least two, for the interval.');
+}
+
+function judgeAll(
+  models: readonly ModelReplies[],
+  judge: Judge,
+  options: { seed: number; resamples: number },
+): Promise<JudgeReport> {
+  const names = [...new Set(models.map(({ name }) => name))];
+  return judgeModels(
+    new Map(names.map((name) => [name, models.filter((model) => model.name === name)])),
+    judge,
+    options,
+  );
 }
 
 /**
@@ -121,6 +167,7 @@ async function scoreModels(
  * @throws DataError     when the models are not on the same tweets
  * @throws ConfigError   when a k is larger than the number of replies
  * @throws NumericError  for a score that is not finite
+ * @throws JudgeError    when the judge does not answer
  */
 export async function evaluateModels(
   given: readonly ModelReplies[],
@@ -130,6 +177,8 @@ export async function evaluateModels(
   const models = alignModels(given);
   const k = [...new Set(options.k ?? [1, 5, 10])].sort((a, b) => a - b);
   requireK(k, models);
+  if (options.judge !== undefined) requirePairs(models);
+  const [check, ...others] = checksOf(options).map(({ name }) => name);
   const scored = await scoreModels(models, options, k);
   const { tweets } = models[0];
   const drawn = resampleTweets(tweets.length, { seed, resamples, level: LEVEL });
@@ -141,15 +190,16 @@ export async function evaluateModels(
     evaluations[name] = evaluateModel(runs, k, engagement, drawn);
   }
   return {
-    ...{ format: 'grpolab-evaluation', version: 1 },
+    ...{ format: 'grpolab-evaluation', version: 2 },
     settings: {
-      ...{ reward: reward.name, learned: learned?.name ?? null, quality: qualityCheck(options.quality).name },
+      ...{ reward: reward.name, learned: learned?.name ?? null, quality: check, other_quality: others },
       ...{ k, tokenizer, embedding: embedder.name, seed, resamples, level: LEVEL },
       correction: 'Holm, over all comparisons of this evaluation',
     },
     degraded: [...new Set([...reward.degraded, ...(learned?.degraded ?? [])])],
     models: evaluations,
-    comparisons: compareModels(scored, seed),
+    comparisons: compareModels(scored, k, drawn),
+    judge: options.judge === undefined ? null : await judgeAll(models, options.judge, { seed, resamples }),
     samples: samplesOf(scored),
   };
 }

@@ -28,9 +28,9 @@ export function readEvaluation(place: string): Evaluation {
   if (!existsSync(file))
     throw new DataError(`${file}: no such file. Run \`grpolab evaluate --output ${place}\` first.`);
   const value = readJsonFile(file) as Partial<Evaluation> | null;
-  if (value?.format !== 'grpolab-evaluation' || value.version !== 1)
+  if (value?.format !== 'grpolab-evaluation' || value.version !== 2)
     throw new DataError(
-      `${file}: is no evaluation of this version; expected format "grpolab-evaluation", version 1.`,
+      `${file}: is no evaluation of this version; expected format "grpolab-evaluation", version 2. Make it again.`,
     );
   return value as Evaluation;
 }

@@ -9,8 +9,10 @@ import type { Tokenizer } from '../model/tokenizer';
 import type { Completion, Policy, Prompt, SampleOptions } from '../policy/policy';
 import { DataError } from '../runtime/errors';
 import type { TweetReplies } from './model-replies';
-import { fewShotTurns, writeReplies } from './write-replies';
-import type { WriteRepliesOptions } from './write-replies';
+import { fewShotTurns, policyAnswerer } from './answerers';
+import type { AnswerOptions } from './answerers';
+import { writeReplies } from './write-replies';
+import type { TweetToAnswer, WriteRepliesOptions } from './write-replies';
 
 let tokenizer: Tokenizer;
 beforeAll(async () => {
@@ -62,24 +64,29 @@ const tweets = Array.from({ length: 5 }, (_, t) => ({
 }));
 /** So many replies that two tweets are one chunk. */
 const GENERATIONS = 160;
-const options: WriteRepliesOptions = {
+type Options = WriteRepliesOptions & AnswerOptions;
+const options: Options = {
   ...{ generations: GENERATIONS, temperature: 0.7, topP: 0.9, maxNewTokens: 50, seed: 3 },
 };
 const few = { ...options, generations: 2 };
 
+/** What a policy answers, written. */
+const write = (policy: Policy, asked: readonly TweetToAnswer[], file: string, own: Options) =>
+  writeReplies(policyAnswerer(policy, tokenizer, own), asked, file, own);
+
 const place = (): string => path.join(temporaryDirectory(), 'replies', 'm.jsonl');
 
 /** The bytes of an uninterrupted run. */
-async function whole(own: WriteRepliesOptions = options): Promise<Buffer> {
+async function whole(own: Options = options): Promise<Buffer> {
   const file = place();
-  await writeReplies(talking().policy, tokenizer, tweets, file, own);
+  await write(talking().policy, tweets, file, own);
   return readFileSync(file);
 }
 
 describe('writing replies', () => {
   it('writes a line a tweet in their order: n trimmed samples and a greedy reply', async () => {
     const file = place();
-    const returned = await writeReplies(talking().policy, tokenizer, tweets, file, few);
+    const returned = await write(talking().policy, tweets, file, few);
     const expected = tweets.map(({ tweet_id, tweet }) => ({
       ...{ tweet_id, tweet },
       generations: [`${tweet_id}, draw 0 of seed 3`, `${tweet_id}, draw 1 of seed 3`],
@@ -91,7 +98,7 @@ describe('writing replies', () => {
 
   it('samples as it is told to, and once without temperature, in the stream of evaluations', async () => {
     const { policy, calls } = talking();
-    await writeReplies(policy, tokenizer, tweets, place(), few);
+    await write(policy, tweets, place(), few);
     const common = { maxNewTokens: 50, seed: 3, stream: 'evaluation' };
     expect(calls.map((call) => call.options)).toEqual([
       expect.objectContaining({ ...common, groupSize: 2, temperature: 0.7, topP: 0.9 }),
@@ -120,35 +127,40 @@ describe('writing replies', () => {
     ];
     expect(fewShotTurns(shots, tweets[0].tweet)).toEqual(turns);
     const [bare, shown] = [talking(), talking()];
-    await writeReplies(bare.policy, tokenizer, tweets, place(), few);
-    await writeReplies(shown.policy, tokenizer, tweets, place(), { ...few, shots });
+    await write(bare.policy, tweets, place(), few);
+    await write(shown.policy, tweets, place(), { ...few, shots });
     for (const { prompts } of bare.calls) expect(prompts[0].tokenIds).toEqual(ids([asked]));
     for (const { prompts } of shown.calls) expect(prompts[0].tokenIds).toEqual(ids(turns));
   });
 
   it('tells of every chunk that is on disk', async () => {
     const file = place();
-    const seen: [number, number, number][] = [];
-    const onProgress = (done: number, total: number): void => {
-      seen.push([done, total, parseLines(readFileSync(file, 'utf8')).length]);
+    const seen: number[][] = [];
+    const onProgress = (done: number, total: number, written: number): void => {
+      const lines = existsSync(file) ? parseLines(readFileSync(file, 'utf8')).length : 0;
+      seen.push([done, total, written, lines]);
     };
-    await writeReplies(talking().policy, tokenizer, tweets, file, { ...options, onProgress });
+    await write(talking().policy, tweets, file, { ...options, onProgress });
     expect(seen).toEqual([
-      [2, 5, 2],
-      [4, 5, 4],
-      [5, 5, 5],
+      [0, 5, 0, 0],
+      [2, 5, 2, 2],
+      [4, 5, 4, 4],
+      [5, 5, 5, 5],
     ]);
+    seen.length = 0;
+    await write(talking().policy, tweets, file, { ...options, resume: true, onProgress });
+    expect(seen).toEqual([[5, 5, 0, 5]]);
   });
 
   it('takes one tweet at a time where it has more replies than a chunk', async () => {
     const { policy, calls } = talking();
-    await writeReplies(policy, tokenizer, tweets.slice(0, 2), place(), { ...options, generations: 700 });
+    await write(policy, tweets.slice(0, 2), place(), { ...options, generations: 700 });
     expect(calls.map(({ prompts }) => prompts.length)).toEqual([1, 1, 1, 1]);
   });
 
   it('says in one line that a place cannot be written to', async () => {
     const file = temporaryFile('file', 'mine');
-    const writing = writeReplies(talking().policy, tokenizer, tweets, path.join(file, 'm.jsonl'), few);
+    const writing = write(talking().policy, tweets, path.join(file, 'm.jsonl'), few);
     await expect(writing).rejects.toThrow(DataError);
     await expect(writing).rejects.toThrow(/cannot be made a directory/);
     expect(readFileSync(file, 'utf8')).toBe('mine');
@@ -162,7 +174,7 @@ describe('going on with replies', () => {
     const reason = new Error('stopped');
     // A chunk is two calls: the samples and the greedy replies.
     const stopped = talking((calls) => calls.length === 3 && stop.abort(reason));
-    const running = writeReplies(stopped.policy, tokenizer, tweets, file, {
+    const running = write(stopped.policy, tweets, file, {
       ...options,
       signal: stop.signal,
     });
@@ -172,7 +184,7 @@ describe('going on with replies', () => {
       't1',
     ]);
     const { policy, calls } = talking();
-    const returned = await writeReplies(policy, tokenizer, tweets, file, { ...options, resume: true });
+    const returned = await write(policy, tweets, file, { ...options, resume: true });
     expect(readFileSync(file).equals(await whole())).toBe(true);
     expect(returned.map(({ tweet_id: id }) => id)).toEqual(['t0', 't1', 't2', 't3', 't4']);
     expect(calls.flatMap(({ prompts }) => prompts.map(({ id }) => id))).toEqual([
@@ -197,7 +209,7 @@ describe('going on with replies', () => {
       fc.asyncProperty(cuts, async (cut) => {
         const file = temporaryFile('m.jsonl', '');
         writeFileSync(file, bytes.subarray(0, cut));
-        await writeReplies(talking().policy, tokenizer, tweets, file, { ...few, resume: true });
+        await write(talking().policy, tweets, file, { ...few, resume: true });
         expect(readFileSync(file).equals(bytes)).toBe(true);
       }),
       { seed: 5, numRuns: 30 },
@@ -208,7 +220,7 @@ describe('going on with replies', () => {
     const file = temporaryFile('m.jsonl', '');
     writeFileSync(file, await whole(few));
     const { policy, calls } = talking();
-    await writeReplies(policy, tokenizer, tweets, file, { ...few, resume: true });
+    await write(policy, tweets, file, { ...few, resume: true });
     expect(calls).toEqual([]);
     expect(readFileSync(file).equals(await whole(few))).toBe(true);
   });
@@ -217,7 +229,7 @@ describe('going on with replies', () => {
     const file = place();
     const signal = AbortSignal.abort(new Error('stopped'));
     const { policy, calls } = talking();
-    const running = writeReplies(policy, tokenizer, tweets, file, { ...few, signal });
+    const running = write(policy, tweets, file, { ...few, signal });
     await expect(running).rejects.toThrow('stopped');
     expect(calls).toEqual([]);
     expect(existsSync(file)).toBe(false);
@@ -226,14 +238,14 @@ describe('going on with replies', () => {
   /** Refused in one line, and what is on disk stays as it is to the last byte. */
   async function refused(
     content: string | Buffer,
-    own: Partial<WriteRepliesOptions>,
+    own: Partial<Options>,
     message: string,
     asked = tweets,
   ): Promise<void> {
     const file = temporaryFile('m.jsonl', '');
     writeFileSync(file, content);
     const { policy, calls } = talking();
-    const running = writeReplies(policy, tokenizer, asked, file, { ...few, ...own });
+    const running = write(policy, asked, file, { ...few, ...own });
     await expect(running).rejects.toThrow(DataError);
     await expect(running).rejects.toThrow(`${file}${message}`);
     await expect(running).rejects.not.toThrow(/\n/);
@@ -291,7 +303,7 @@ describe('going on with replies', () => {
   it('is refused where a directory stands in the place of the file', async () => {
     const file = path.join(temporaryDirectory(), 'm.jsonl');
     mkdirSync(file);
-    const running = writeReplies(talking().policy, tokenizer, tweets, file, { ...few, resume: true });
+    const running = write(talking().policy, tweets, file, { ...few, resume: true });
     await expect(running).rejects.toThrow(DataError);
     await expect(running).rejects.toThrow(`${file}: is a directory`);
   });

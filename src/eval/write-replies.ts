@@ -1,15 +1,18 @@
 /** A model's replies to tweets, written line by line, so that an interrupted evaluation goes on where it stopped. */
 import { appendFileSync, existsSync, readFileSync, truncateSync } from 'node:fs';
+import path from 'node:path';
 import { parseJsonLine } from '../data/json-line';
-import { ensureDirectory, readFailure, strictJson, writeError } from '../runtime/files';
+import {
+  atomicWriteFile,
+  ensureDirectory,
+  readFailure,
+  readJsonFile,
+  strictJson,
+  writeError,
+} from '../runtime/files';
 import { DataError, messageOf } from '../runtime/errors';
-import { contentIds, replyTurns } from '../model/chat';
-import type { ChatMessage, Tokenizer } from '../model/tokenizer';
-import type { Policy, Prompt } from '../policy/policy';
-import { replyText } from '../rewards/replies';
 import { parseTweetReplies } from './model-replies';
 import type { TweetReplies } from './model-replies';
-import path from 'node:path';
 
 /** A tweet to reply to. */
 export interface TweetToAnswer {
@@ -17,38 +20,23 @@ export interface TweetToAnswer {
   tweet: string;
 }
 
-/** An example that a prompt shows. */
-export interface Shot {
-  tweet: string;
-  reply: string;
-}
+/** Writes the sampled replies and the greedy one to some tweets, in their order. */
+export type Answerer = (tweets: readonly TweetToAnswer[]) => Promise<TweetReplies[]>;
 
 export interface WriteRepliesOptions {
   /** sampled replies a tweet */
   generations: number;
-  temperature: number;
-  topP: number;
-  maxNewTokens: number;
-  seed: number;
-  /** Examples shown before the tweet, as earlier turns; default none: zero-shot. */
-  shots?: readonly Shot[];
   /** Go on with a file that is there. */
   resume?: boolean;
+  /** Whatever else the replies depend on: kept beside the file, and compared before it is gone on with. */
+  settings?: Readonly<Record<string, unknown>>;
   signal?: AbortSignal;
-  onProgress?: (done: number, total: number) => void;
+  /** Told at the beginning and of every chunk. @param written  of the tweets that are done, those that this call wrote */
+  onProgress?: (done: number, total: number, written: number) => void;
 }
 
 /** Replies sampled between two writes. */
 const ROWS_PER_CHUNK = 320;
-
-/** The conversation that asks for a reply after examples. */
-export function fewShotTurns(shots: readonly Shot[], tweet: string): ChatMessage[] {
-  const examples = shots.flatMap(({ tweet: asked, reply }): ChatMessage[] => [
-    ...replyTurns(asked),
-    { role: 'assistant', content: reply },
-  ]);
-  return [...examples, ...replyTurns(tweet)];
-}
 
 function contentOf(file: string): Buffer {
   if (!existsSync(file)) return Buffer.alloc(0);
@@ -78,7 +66,7 @@ function parseLines(file: string, text: string): TweetReplies[] {
 function doneBefore(
   file: string,
   tweets: readonly TweetToAnswer[],
-  { generations, resume }: WriteRepliesOptions,
+  { generations, resume, settings }: WriteRepliesOptions,
 ): Map<string, TweetReplies> {
   const content = contentOf(file);
   if (content.length > 0 && resume !== true)
@@ -86,6 +74,10 @@ function doneBefore(
       `${file}: holds replies already. Go on with --resume, or choose another output directory.`,
     );
   const end = content.lastIndexOf('\n') + 1;
+  const rest = content.subarray(end).toString();
+  const begin = '{"tweet_id":';
+  if (!rest.startsWith(begin) && !begin.startsWith(rest))
+    throw new DataError(`${file}: its last line is not one of replies. Choose another output directory.`);
   const lines = parseLines(file, content.subarray(0, end).toString());
   const texts = new Map(tweets.map(({ tweet_id: id, tweet }) => [id, tweet]));
   const odd = lines.find(
@@ -95,52 +87,66 @@ function doneBefore(
     throw new DataError(
       `${file}: tweet ${odd.tweet_id} with ${odd.generations.length} replies is not of this evaluation (${generations} replies to each of ${tweets.length} tweets). Choose another output directory.`,
     );
+  if (lines.length > 0 && settings !== undefined) requireSameSettings(file, settings);
   if (end < content.length) truncateSync(file, end);
   return new Map(lines.map((line) => [line.tweet_id, line]));
 }
 
+/** `m.jsonl` was written with what `m.settings.json` says. */
+const settingsFile = (file: string): string => file.replace(/(\.jsonl)?$/, '.settings.json');
+
+/** @throws DataError  naming the first setting that differs from those that the file was written with */
+function requireSameSettings(file: string, settings: Readonly<Record<string, unknown>>): void {
+  const before = existsSync(settingsFile(file)) ? readJsonFile(settingsFile(file)) : null;
+  const advice = 'Choose another output directory, or remove the file.';
+  if (typeof before !== 'object' || before === null)
+    throw new DataError(`${file}: ${settingsFile(file)}, how it was written, is not there. ${advice}`);
+  const [old, own] = [before as Record<string, unknown>, JSON.parse(strictJson(settings)) as typeof settings];
+  const isSame = (key: string): boolean => JSON.stringify(old[key]) === JSON.stringify(own[key]);
+  const key = [...new Set([...Object.keys(own), ...Object.keys(old)])].find((each) => !isSame(each));
+  if (key === undefined) return;
+  const shown = (value: unknown): string => {
+    const text = value === undefined ? 'nothing' : JSON.stringify(value);
+    return text.length > 80 ? `${text.slice(0, 80)}...` : text;
+  };
+  throw new DataError(
+    `${file}: was written with ${key} ${shown(old[key])}; this evaluation has ${shown(own[key])}. ${advice}`,
+  );
+}
+
 /**
- * Samples replies to every tweet, and one decoded greedily, and appends a line a tweet to `file`. Draws depend on seed and
- * tweet alone: a resumed file is the one that an uninterrupted run would have written.
+ * Has every tweet answered and appends a line a tweet to `file`. Where an answer depends on nothing but the tweet and the
+ * settings, a resumed file is the one that an uninterrupted run would have written.
  *
  * @returns all lines, in the order of the tweets
- * @throws DataError  when the file holds something else, or cannot be written
+ * @throws DataError  when the file holds something else or was written with other settings, or cannot be written
  * @throws the reason of the signal; what is written stays
  */
 export async function writeReplies(
-  policy: Policy,
-  tokenizer: Tokenizer,
+  answer: Answerer,
   tweets: readonly TweetToAnswer[],
   file: string,
   options: WriteRepliesOptions,
 ): Promise<TweetReplies[]> {
-  const { generations, temperature, topP, maxNewTokens, seed, shots = [], signal, onProgress } = options;
+  const { generations, settings, signal, onProgress } = options;
   await ensureDirectory(path.dirname(file));
   const done = doneBefore(file, tweets, options);
+  const before = done.size;
+  if (before === 0 && settings !== undefined)
+    await atomicWriteFile(settingsFile(file), `${strictJson(settings, 2)}\n`);
+  onProgress?.(before, tweets.length, 0);
   const left = tweets.filter(({ tweet_id: id }) => !done.has(id));
   const size = Math.max(1, Math.floor(ROWS_PER_CHUNK / generations));
   for (let start = 0; start < left.length; start += size) {
     signal?.throwIfAborted();
-    const chunk = left.slice(start, start + size);
-    const prompts = chunk.map(({ tweet_id: id, tweet }): Prompt => {
-      const turns = shots.length === 0 ? replyTurns(tweet) : fewShotTurns(shots, tweet);
-      return { id, tokenIds: contentIds(tokenizer, turns) };
-    });
-    const common = { maxNewTokens, seed, signal, stream: 'evaluation' };
-    const groups = await policy.sample(prompts, { ...common, groupSize: generations, temperature, topP });
-    const greedy = await policy.sample(prompts, { ...common, groupSize: 1, temperature: 0, topP: 1 });
-    const lines = chunk.map(({ tweet_id, tweet }, i): TweetReplies => ({
-      ...{ tweet_id, tweet },
-      generations: groups[i].completions.map((completion) => replyText(completion, tokenizer)),
-      greedy: replyText(greedy[i].completions[0], tokenizer),
-    }));
+    const lines = await answer(left.slice(start, start + size));
     try {
       appendFileSync(file, lines.map((line) => `${strictJson(line)}\n`).join(''));
     } catch (error) {
       throw writeError(file, error);
     }
     for (const line of lines) done.set(line.tweet_id, line);
-    onProgress?.(done.size, tweets.length);
+    onProgress?.(done.size, tweets.length, done.size - before);
   }
   return tweets.map(({ tweet_id: id }) => done.get(id) as TweetReplies);
 }

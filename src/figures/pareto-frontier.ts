@@ -24,10 +24,17 @@ import {
 /** A measure of which more is better. */
 const measureSchema = z.strictObject({ name: z.string().min(1), unit: z.string().default('') });
 
+const diversitySchema = measureSchema.extend({
+  /** its intervals, where they are not bootstrap ones, too */
+  interval: z.enum(['bootstrap', 'jackknife']).default('bootstrap'),
+});
+
 export const paretoFrontierSchema = z
   .strictObject({
     ...samplingFields,
-    diversity: measureSchema.default({ name: 'distinct-2', unit: 'share of bigrams, 0 to 1' }),
+    diversity: diversitySchema.default({
+      ...{ name: 'distinct-2', unit: 'share of bigrams, 0 to 1', interval: 'bootstrap' },
+    }),
     quality: measureSchema.default({ name: 'ROUGE-L', unit: 'F1, 0 to 1' }),
     /** of a second panel, e.g. the reward */
     secondQuality: measureSchema.optional(),
@@ -142,8 +149,10 @@ function drawPanel(data: Data, key: QualityKey, cell: Cell, suffix: string) {
   const traces = [...frontTraces(optimal, scale), ...pointTraces(points, optimal)];
   const name = measure.name.replace(/^[a-z]/, (letter) => letter.toUpperCase());
   const title = plain(`${name} against ${data.diversity.name}`);
+  const { interval, name: diversity } = data.diversity;
+  const other = interval === 'bootstrap' ? '' : ` (${diversity}: ${interval})`;
   const explanation =
-    key === 'quality' ? `crosses: ${intervalNote(data)}; filled, dashed line: Pareto-optimal` : '';
+    key === 'quality' ? `crosses: ${intervalNote(data)}${other}; filled, dashed line: Pareto-optimal` : '';
   return {
     traces: traces.map((trace) => onPanel(trace, suffix, { showlegend: false })),
     annotations: [

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { mean } from '../metrics/statistics';
 import { ShapeError } from '../runtime/errors';
 import { parseStrict } from '../runtime/strict';
+import { plain } from './captions';
 import { binCounts, histogramBins, linearEdges, outline } from './histogram';
 import type { FigureSpec, JsonObject, Trace } from './spec';
 import { axis, baseLayout, FIGURE_WIDTH, gridCells, OKABE_ITO, panelTitle, withOpacity } from './theme';
@@ -133,11 +134,6 @@ function panelTraces(panel: RewardPanel, edges: readonly number[], tallest: numb
       ...axes,
     },
   ]);
-}
-
-/** Text as plotly shows it, which reads marks of HTML. */
-function plain(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
 }
 
 function explanation({ auc, interval: [low, high], good, bad }: RewardPanel, level: number): string {

@@ -7,7 +7,10 @@ import { percentileInterval, resampleIndices, sampleStd } from './statistics';
 import type { BootstrapOptions } from './statistics';
 
 /** What the evaluation reports of a metric: its value with an interval, or why there is none. */
-export type Metric = { value: number; ci: [number, number] } | { value: null; reason: string };
+export type Metric = ({ value: number; ci: [number, number] } | { value: null; reason: string }) & {
+  /** The value, or where there is one the upper end of its interval, lies beyond this: more replies would show where. */
+  beyond?: number;
+};
 
 /** A statistic of a resample, as a function of how often each tweet was drawn; null where it does not exist. */
 export type TweetStatistic = (counts: ArrayLike<number>) => number | null;

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ShapeError } from '../runtime/errors';
 import { resampleTweets } from './bootstrap-metric';
+import { percentileInterval, resampleIndices } from './statistics';
 import {
   collapseMetric,
   collapsePoint,
@@ -160,6 +161,7 @@ describe('the metrics of many tweets', () => {
     expect(collapseMetric(rising, two)).toEqual({
       value: null,
       reason: expect.stringMatching(/k = 3/) as string,
+      beyond: 3,
     });
     const single = [passAtKCurve(1, 1), passAtKCurve(1, 0)];
     expect(collapseMetric(single, two)).toEqual({
@@ -171,5 +173,70 @@ describe('the metrics of many tweets', () => {
   it('refuse a k that a tweet has too few replies for', () => {
     expect(() => passAtKMetric([...curves.slice(1), passAtKCurve(2, 1)], 5, resamples)).toThrow(ShapeError);
     expect(() => derMetric(curves, 6, resamples)).toThrow(ShapeError);
+  });
+});
+
+describe('the collapse point of many tweets', () => {
+  /** The first k from 2 on at which one more reply adds less than the threshold, of a mean of the drawn curves. */
+  function pointOf(drawn: readonly (readonly number[])[], n: number, threshold: number): number {
+    const at = (k: number): number => drawn.reduce((sum, curve) => sum + curve[k - 1], 0) / drawn.length;
+    for (let k = 2; k <= n; k++) if (at(k) - at(k - 1) < threshold) return k;
+    return Infinity;
+  }
+  const table = fc.tuple(
+    fc.array(fc.integer({ min: 0, max: 5 }), { minLength: 1, maxLength: 6 }),
+    // Such that no gain is equal to it, which rounding would decide.
+    fc.constantFrom(0.0101, 0.0503, 0.1007),
+    fc.integer({ min: 0, max: 99 }),
+  );
+
+  it('has the interval of resamples that were drawn and counted one by one, beyond n where they do not collapse', () => {
+    const kinds = new Set<string>();
+    fc.assert(
+      fc.property(table, ([passes, threshold, seed]) => {
+        const n = 5;
+        const curves = passes.map((c) => passAtKCurve(n, c));
+        const metric = collapseMetric(
+          curves,
+          resampleTweets(curves.length, { seed, resamples: 40 }),
+          threshold,
+        );
+        const points = [...resampleIndices(curves.length, 40, seed)].map((row) =>
+          pointOf(
+            Array.from(row, (t) => curves[t]),
+            n,
+            threshold,
+          ),
+        );
+        const value = pointOf(curves, n, threshold);
+        if (value === Infinity) {
+          expect(metric).toMatchObject({ value: null, beyond: n });
+          kinds.add('none');
+          return;
+        }
+        const [low, high] = percentileInterval(points.map((point) => Math.min(point, n + 1)));
+        expect(metric.value).toBe(value);
+        if (metric.value === null) return;
+        expect(metric.ci[0]).toBeCloseTo(Math.min(low, n), 12);
+        expect(metric.ci[1]).toBeCloseTo(Math.min(high, n), 12);
+        expect(metric.beyond).toBe(high > n ? n : undefined);
+        expect('beyond' in metric).toBe(high > n);
+        kinds.add(`${high > n}`);
+      }),
+      { seed: 2, numRuns: 200 },
+    );
+    expect([...kinds].sort()).toEqual(['false', 'none', 'true']);
+  });
+
+  it('has an interval that ends at n when most resamples collapse there and some never do', () => {
+    // Pass@k of one tweet rises by 1/3 with every reply, that of the others not at all.
+    const curves = [1, 0, 0, 0].map((c) => passAtKCurve(3, c));
+    const resamples = resampleTweets(4, { seed: 1, resamples: 500 });
+    const never = resamples.counts.filter((counts) => counts[0] > 0).length;
+    expect(never / 500).toBeCloseTo(1 - 0.75 ** 4, 1);
+    // Its share of the mean is 1/4 as it is drawn once: 1/12 a reply.
+    expect(collapseMetric(curves, resamples, 0.0834)).toEqual({ value: 2, ci: [2, 3], beyond: 3 });
+    expect(collapseMetric(curves, resamples, 0.0833)).toMatchObject({ value: null, beyond: 3 });
+    expect(collapseMetric(curves, resamples, 0.34)).toEqual({ value: 2, ci: [2, 2] });
   });
 });

@@ -97,12 +97,20 @@ export function collapsePoint(curve: readonly number[], threshold = COLLAPSE_THR
   return null;
 }
 
-/** A function of the mean curve of the drawn tweets. */
-function ofMeanCurve(
-  curves: readonly (readonly number[])[],
-  statistic: (curve: readonly number[]) => number | null,
-): TweetStatistic {
-  return (counts) => statistic(meanPassAtKCurve(curves, counts));
+type Curves = readonly (readonly number[])[];
+
+/** Mean curves of resamples: Pass@k, DER@k and the collapse point, at every k, ask for the same ones. */
+const meanCurves = new WeakMap<Curves, WeakMap<ArrayLike<number>, number[]>>();
+
+/** A function of the mean curve of the drawn tweets. The rows of resamples may not be changed afterwards. */
+function ofMeanCurve(curves: Curves, statistic: (curve: readonly number[]) => number | null): TweetStatistic {
+  const known = meanCurves.get(curves) ?? new WeakMap<ArrayLike<number>, number[]>();
+  meanCurves.set(curves, known);
+  return (counts) => {
+    const curve = known.get(counts) ?? meanPassAtKCurve(curves, counts);
+    known.set(counts, curve);
+    return statistic(curve);
+  };
 }
 
 /** Mean Pass@k over tweets with its interval. @throws ShapeError when a tweet has fewer than k replies. */
@@ -130,16 +138,25 @@ export function derMetric(
 }
 
 /**
- * Collapse point of the mean curve with its interval. A resample that does not collapse up to n is left out, so that
- * the interval ends at n at the latest.
+ * Collapse point of the mean curve with its interval. A resample that does not collapse up to n counts as beyond n: an
+ * interval that reaches there ends at n and says so in `beyond`.
  */
 export function collapseMetric(
   curves: readonly (readonly number[])[],
   resamples: TweetResamples,
   threshold = COLLAPSE_THRESHOLD,
 ): Metric {
-  const statistic = ofMeanCurve(curves, (curve) => collapsePoint(curve, threshold));
   const n = meanPassAtKCurve(curves).length;
-  const reason = `not reached: every reply up to k = ${n} adds at least ${threshold} to Pass@k`;
-  return bootstrapMetric(statistic, resamples, n === 1 ? 'one reply a tweet; two are needed' : reason);
+  if (n === 1) return { value: null, reason: 'one reply a tweet; two are needed' };
+  const statistic = ofMeanCurve(curves, (curve) => collapsePoint(curve, threshold) ?? n + 1);
+  const metric = bootstrapMetric(statistic, resamples, 'no tweet');
+  if (metric.value === null) return metric;
+  if (metric.value > n)
+    return {
+      value: null,
+      reason: `not reached: every reply up to k = ${n} adds at least ${threshold} to Pass@k`,
+      beyond: n,
+    };
+  const [low, high] = metric.ci;
+  return { ...metric, ci: [Math.min(low, n), Math.min(high, n)], ...(high > n && { beyond: n }) };
 }

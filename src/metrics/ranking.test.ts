@@ -3,8 +3,15 @@ import { describe, expect, it } from 'vitest';
 import { readGolden } from '../../test/golden';
 import { ShapeError } from '../runtime/errors';
 import { Random } from '../runtime/random';
-import { areaUnderCurve, clusterBootstrap, orderedPairs, pairAccuracy, resampledSpearman } from './ranking';
-import { mean, ranks, spearman } from './statistics';
+import {
+  areaUnderCurve,
+  clusterBootstrap,
+  orderedPairs,
+  pairAccuracy,
+  resampledPearson,
+  resampledSpearman,
+} from './ranking';
+import { pearson, mean, ranks, spearman } from './statistics';
 
 interface MannWhitneyGolden {
   two_samples: { a: number[]; b: number[]; mannwhitneyu: { U: number }[] }[];
@@ -127,7 +134,10 @@ describe('pairs and correlations of many rows', () => {
       expect(Math.abs(count - expected)).toBeLessThan(5 * Math.sqrt(expected));
   });
 
-  it('resampledSpearman is the correlation of the resample written out', () => {
+  it.each([
+    ['resampledSpearman', resampledSpearman, spearman],
+    ['resampledPearson', resampledPearson, pearson],
+  ])('%s is the correlation of the resample written out', (_, resampled, correlation) => {
     const drawn = fc.tuple(paired, fc.infiniteStream(fc.integer({ min: 0, max: 3 })));
     fc.assert(
       fc.property(drawn, ([rows, stream]) => {
@@ -136,8 +146,8 @@ describe('pairs and correlations of many rows', () => {
         const writtenOut = (values: number[]): number[] =>
           values.flatMap((value, i) => new Array<number>(counts[i]).fill(value));
         const [x, y] = [writtenOut(a), writtenOut(b)];
-        const found = resampledSpearman(a, b)(counts);
-        const expected = x.length < 2 ? null : spearman(x, y);
+        const found = resampled(a, b)(counts);
+        const expected = x.length < 2 ? null : correlation(x, y);
         if (expected === null) expect(found).toBeNull();
         else expect(found).toBeCloseTo(expected, 12);
       }),

@@ -152,6 +152,40 @@ export function resampledSpearman(a: Numbers, b: Numbers): (counts: Numbers) => 
   };
 }
 
+/**
+ * Pearson's correlation of a resample of rows, as a function of how often each row was drawn: what `pearson` gives for the
+ * resample written out. Null where fewer than two rows were drawn, or a side is constant.
+ *
+ * @throws ShapeError  when the lengths differ
+ */
+export function resampledPearson(a: Numbers, b: Numbers): (counts: Numbers) => number | null {
+  if (a.length !== b.length) {
+    throw new ShapeError(`correlation of ${a.length} and ${b.length} values; expected as many of each.`);
+  }
+  const varies = (values: Numbers, counts: Numbers): boolean => {
+    const first = Array.prototype.findIndex.call(counts, (count: number) => count > 0);
+    return Array.prototype.some.call(counts, (count: number, i) => count > 0 && values[i] !== values[first]);
+  };
+  const weighted = (values: Numbers, counts: Numbers, drawn: number): number => {
+    let sum = 0;
+    for (let i = 0; i < values.length; i++) sum += counts[i] * values[i];
+    return sum / drawn;
+  };
+  return (counts) => {
+    let drawn = 0;
+    for (let i = 0; i < counts.length; i++) drawn += counts[i];
+    if (drawn < 2 || !varies(a, counts) || !varies(b, counts)) return null;
+    const [meanA, meanB] = [weighted(a, counts, drawn), weighted(b, counts, drawn)];
+    let [products, squaresA, squaresB] = [0, 0, 0];
+    for (let i = 0; i < a.length; i++) {
+      products += counts[i] * (a[i] - meanA) * (b[i] - meanB);
+      squaresA += counts[i] * (a[i] - meanA) ** 2;
+      squaresB += counts[i] * (b[i] - meanB) ** 2;
+    }
+    return Math.min(1, Math.max(-1, products / (Math.sqrt(squaresA) * Math.sqrt(squaresB))));
+  };
+}
+
 /** A value with its bootstrap interval. */
 export interface Estimate {
   value: number;

@@ -1,5 +1,6 @@
 /** For notebooks: figures, tables, progress and training below a cell. Nothing here is loaded by the rest of the library. */
 
+export * from './evaluation';
 export * from './figures';
 export { Display, display, Interrupted, interruptible, outputDirectory, smallMode } from './kernel';
 export type { MimeBundle } from './kernel';

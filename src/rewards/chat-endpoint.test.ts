@@ -1,6 +1,8 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { z } from 'zod';
 import { temporaryDirectory } from '../../test/cli';
 import {
   cacheFiles,
@@ -13,6 +15,7 @@ import {
 } from '../../test/judge-server';
 import type { Behaviour } from '../../test/judge-server';
 import { ConfigError, DataError } from '../runtime/errors';
+import type { Question } from './chat-endpoint';
 
 describe('a request', () => {
   it('carries model, sampling settings, messages and the key of the environment', async () => {
@@ -34,6 +37,104 @@ describe('a request', () => {
     await openEndpoint(judge.baseUrl, { config }).endpoint.ask(question());
     expect(judge.requests[0].headers).not.toHaveProperty('authorization');
     expect(judge.requests[0].body).not.toHaveProperty('seed');
+  });
+});
+
+describe('top_p and seed', () => {
+  const asked = async (config: object, seed?: number): Promise<Record<string, unknown>> => {
+    const judge = await startJudge(() => GOOD);
+    await openEndpoint(judge.baseUrl, { config }).endpoint.ask({ ...question(), seed });
+    const { top_p, seed: sent } = judge.requests[0].body;
+    return { top_p, seed: sent };
+  };
+
+  it.each([
+    [{}, undefined, { top_p: undefined, seed: 42 }],
+    [{ top_p: null, seed: null }, undefined, { top_p: undefined, seed: undefined }],
+    [{ top_p: 0.9 }, undefined, { top_p: 0.9, seed: 42 }],
+    [{ top_p: 1, seed: 3 }, 8, { top_p: 1, seed: 8 }],
+    [{ seed: null }, 0, { top_p: undefined, seed: 0 }],
+  ])('are of %j and a question with seed %j sent as %j', async (config, seed, sent) => {
+    expect(await asked(config, seed)).toEqual(sent);
+  });
+
+  it('keep answers apart: draws of one question by several seeds, and under another top_p', async () => {
+    const judge = await startJudge(({ body }) => ({
+      content: `{"grade": ${(body.seed ?? 0) % 10}, "taste": 1}`,
+    }));
+    const { endpoint, cache } = openEndpoint(judge.baseUrl, { config: { seed: 2 } });
+    const draws = [1, 2, 3, 1, undefined].map((seed) => ({ ...question(), seed }));
+    const answers = await endpoint.askAll(draws);
+    expect(answers.map(({ grade }) => grade)).toEqual([1, 2, 3, 1, 2]);
+    // A question without a seed is the one with that of the settings.
+    expect(judge.requests).toHaveLength(3);
+    const again = openEndpoint(judge.baseUrl, { config: { seed: 9, cache_directory: cache } });
+    expect(await again.endpoint.askAll(draws.slice(0, 4))).toEqual(answers.slice(0, 4));
+    expect(judge.requests).toHaveLength(3);
+    const config = { seed: 2, top_p: 1, cache_directory: cache };
+    expect(await openEndpoint(judge.baseUrl, { config }).endpoint.askAll(draws)).toEqual(answers);
+    expect(judge.requests).toHaveLength(6);
+  });
+});
+
+describe('an answer that is a text', () => {
+  const textQuestion = (text: string): Question<string> => ({
+    ...{ prompt: 'text-1', messages: [{ role: 'user', content: text }] },
+    ...{ answer: z.string(), reminder: 'Only the text.', form: 'text' },
+  });
+  const odd = [
+    '{"a": 1, "a": 2}',
+    'a <think> in the middle',
+    'a "quote" and a \\ stroke',
+    'U+2028 \u2028, U+0085 \u0085, nul \u0000, half a pair \ud83d',
+    '{'.repeat(3000),
+    '- a: &a [*a, *a]',
+    '',
+  ];
+
+  it('is kept as it is, whatever stands in it, and recalled without a request', async () => {
+    const texts = fc.array(fc.oneof(fc.string({ unit: 'binary' }), fc.constantFrom(...odd)), {
+      maxLength: 6,
+    });
+    const judge = await startJudge(({ body }) => ({
+      content: `<think>?</think>${body.messages[0].content}`,
+    }));
+    await fc.assert(
+      fc.asyncProperty(texts, async (given) => {
+        const first = openEndpoint(judge.baseUrl);
+        const answers = await first.endpoint.askAll(given.map(textQuestion));
+        expect(answers).toEqual(given.map((text) => text.trim()));
+        const before = judge.requests.length;
+        const second = openEndpoint(judge.baseUrl, { config: { cache_directory: first.cache } });
+        expect(await second.endpoint.askAll(given.map(textQuestion))).toEqual(answers);
+        expect([judge.requests.length - before, second.notices]).toEqual([0, []]);
+      }),
+      { seed: 3, numRuns: 25 },
+    );
+  });
+
+  it('is asked for again where it is damaged or was kept as something else', async () => {
+    const judge = await startJudge(() => ({ content: 'tea' }));
+    const { endpoint, cache, notices } = openEndpoint(judge.baseUrl);
+    await endpoint.ask(textQuestion('tea?'));
+    const [file] = cacheFiles(cache).map((name) => join(cache, name));
+    const text = readFileSync(file, 'utf8');
+    for (const damaged of [text.slice(0, -8), text.replace('"tea"', '7'), '']) {
+      writeFileSync(file, damaged);
+      expect(await endpoint.ask(textQuestion('tea?'))).toBe('tea');
+      expect(readFileSync(file, 'utf8')).toBe(text);
+    }
+    expect([judge.requests.length, notices.length]).toEqual([4, 3]);
+  });
+
+  it('is not refused for the form that grades have, nor grades for that of a text', async () => {
+    const judge = await startJudge(({ body }, n) =>
+      body.messages[0].content === 'text' || n === 0 ? { content: 'tea', finishReason: 'length' } : GOOD,
+    );
+    const { endpoint } = openEndpoint(judge.baseUrl);
+    expect(await endpoint.ask(question('grades'))).toEqual({ grade: 7, taste: 3 });
+    expect(await endpoint.ask(textQuestion('text'))).toBe('tea');
+    expect(judge.requests).toHaveLength(3);
   });
 });
 

@@ -11,7 +11,7 @@ import { z } from 'zod';
 import { ConfigError, DataError } from '../runtime/errors';
 import { atomicWriteFile, ensureDirectory, errorCode, readFailure, strictJson } from '../runtime/files';
 import { Random } from '../runtime/random';
-import { completionContent, connect, malformed, parseAnswer, readKey } from './chat-request';
+import { completionContent, connect, malformed, parseAnswer, parseText, readKey } from './chat-request';
 import { JudgeError } from './judge-error';
 import type { ChatEndpointConfig, ChatMessage, Failure, Post } from './chat-request';
 
@@ -20,14 +20,18 @@ const LONGEST_WAIT_SECONDS = 30;
 /** A server that asks for a longer pause than this gets an error instead of a process that seems to hang. */
 const LONGEST_RETRY_AFTER_SECONDS = 600;
 
-/** A question with the form of its answer: one JSON object. */
+/** A question with the form of its answer. */
 export interface Question<T> {
   /** Name and number of the prompt; a part of the cache's key. */
   prompt: string;
   messages: readonly ChatMessage[];
   answer: z.ZodType<T>;
-  /** A user message added when an answer had the wrong form, so that a deterministic judge does not repeat it. */
+  /** A user message added when an answer had the wrong form, so that a deterministic model does not repeat it. */
   reminder: string;
+  /** `json`: one object, the default. `text`: all of the answer, which may have been cut off at max_tokens. */
+  form?: 'json' | 'text';
+  /** Sent instead of the configuration's: several draws of one question. */
+  seed?: number;
 }
 
 /** What an endpoint needs beside its settings; each for tests or for whoever runs long. */
@@ -76,7 +80,7 @@ class Gate {
   }
 }
 
-/** An endpoint that answers questions. Every answer is one that the judge gave: there is no made-up one. */
+/** An endpoint that answers questions. Every answer is one that the model gave: there is no made-up one. */
 export class ChatEndpoint {
   private readonly key: string | undefined;
   private readonly gate: Gate;
@@ -130,9 +134,10 @@ export class ChatEndpoint {
   }
 
   /** SHA-256 of all that an answer depends on. The address belongs to it: two servers may use one model name. */
-  private idOf({ prompt, messages }: Question<unknown>): string {
-    const { base_url, model, temperature, max_tokens, seed } = this.config;
-    const parts = [base_url.replace(/\/+$/, ''), model, prompt, messages, temperature, max_tokens, seed];
+  private idOf({ prompt, messages, seed = this.config.seed ?? undefined }: Question<unknown>): string {
+    const { base_url, model, temperature, top_p, max_tokens } = this.config;
+    const sampling = [temperature, max_tokens, seed ?? null, ...(top_p === null ? [] : [top_p])];
+    const parts = [base_url.replace(/\/+$/, ''), model, prompt, messages, ...sampling];
     return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
   }
 
@@ -189,11 +194,12 @@ export class ChatEndpoint {
     messages: readonly ChatMessage[],
   ): Promise<{ value: T } | Failure> {
     const post = await (this.post ??= connect(this.config, this.key, this.options));
-    const response = await post(messages);
+    const response = await post(messages, question.seed ?? this.config.seed);
     if (!('body' in response)) return response;
-    const completion = completionContent(response.body);
+    const isText = question.form === 'text';
+    const completion = completionContent(response.body, isText);
     if (!('content' in completion)) return completion;
-    const answer = parseAnswer(completion.content, question.answer);
+    const answer = (isText ? parseText : parseAnswer)(completion.content, question.answer);
     return 'value' in answer ? answer : malformed(answer.problem);
   }
 
@@ -214,7 +220,7 @@ export class ChatEndpoint {
     const times = attempts === 1 ? 'one request' : `${attempts} requests`;
     const pause = asked > LONGEST_RETRY_AFTER_SECONDS ? `; it asks for a pause of ${Math.ceil(asked)} s` : '';
     const message =
-      `${base_url}: no answer of the judge after ${times}, at last: ${reason}${pause}. What has been judged is kept in ` +
+      `${base_url}: no answer after ${times}, at last: ${reason}${pause}. What has been answered is kept in ` +
       `${cache_directory}: run again to go on from there, with a lower concurrency or a higher max_retries if need be.`;
     return new JudgeError(this.withoutKey(message));
   }

@@ -2,7 +2,14 @@ import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { ConfigError } from '../runtime/errors';
 import { parseStrict } from '../runtime/strict';
-import { chatEndpointSchema, parseAnswer, refuseSecrets, retryAfterSeconds } from './chat-request';
+import {
+  chatEndpointSchema,
+  completionContent,
+  parseAnswer,
+  parseText,
+  refuseSecrets,
+  retryAfterSeconds,
+} from './chat-request';
 
 const KEY = 'sk-test-0123456789abcdefghij';
 const schema = z.object({ grade: z.int().min(1).max(10), taste: z.int().min(1).max(10) });
@@ -45,6 +52,23 @@ describe('a key', () => {
   });
 });
 
+describe('top_p', () => {
+  it.each([
+    [undefined, null],
+    [null, null],
+    [1, 1],
+    [0.05, 0.05],
+  ])('is of %j %j', (top_p, value) => {
+    const given = { base_url: 'http://localhost/v1', model: 'm', ...(top_p !== undefined && { top_p }) };
+    expect(parseStrict(chatEndpointSchema, given, 'f').top_p).toBe(value);
+  });
+
+  it.each([0, -0.1, 1.1, '1'])('is refused as %j', (top_p) => {
+    const given = { base_url: 'http://localhost/v1', model: 'm', top_p };
+    expect(() => parseStrict(chatEndpointSchema, given, 'f')).toThrow(/f: top_p is /);
+  });
+});
+
 describe('parseAnswer', () => {
   it.each([
     '{"grade": 7, "taste": 3}',
@@ -73,6 +97,63 @@ describe('parseAnswer', () => {
     'says what is wrong with %j',
     (content) => {
       expect(parseAnswer(content, schema)).toHaveProperty('problem');
+    },
+  );
+});
+
+describe('parseText', () => {
+  it.each([
+    ['tea', 'tea'],
+    ['  tea\n\nand milk \n', 'tea\n\nand milk'],
+    ['', ''],
+    [' \n', ''],
+    ['<think>Tea? Milk?</think>tea', 'tea'],
+    ['\n<think>\n{"a": 1}\n</think>\n\ntea', 'tea'],
+    ['<think></think>', ''],
+    // Of two blocks the first one alone is thought; what it says of one is its own text.
+    ['<think>a</think> tea <think>b</think>', 'tea <think>b</think>'],
+    ['tea </think> milk', 'milk'],
+    ['<think>a</think><think>b</think> tea', 'tea'],
+    ['<thinking> aloud', '<thinking> aloud'],
+    ['```json\n{"a": 1}\n```', '```json\n{"a": 1}\n```'],
+  ])('reads %j as %j', (content, text) => {
+    expect(parseText(content, z.string())).toEqual({ value: text });
+  });
+
+  it.each(['<think>', '  <think>\nTea or', '<think>a</think>\n<think>b'])(
+    'takes no answer that ends within its thoughts: %j',
+    (content) => {
+      expect(parseText(content, z.string())).toEqual({
+        problem: expect.stringMatching(/max_tokens/) as string,
+      });
+    },
+  );
+
+  it('asks of the text what the schema asks', () => {
+    const short = z.string().min(1, { error: 'empty' }).max(3);
+    expect(parseText(' <think>long thoughts</think> tea ', short)).toEqual({ value: 'tea' });
+    expect(parseText(' ', short)).toEqual({ problem: 'empty' });
+    expect(parseText('milk', short)).toHaveProperty('problem');
+  });
+});
+
+describe('the text of a completion', () => {
+  const body = (finish_reason: unknown, content: unknown = 'tea') => ({
+    choices: [{ message: { role: 'assistant', content }, finish_reason }],
+  });
+
+  it('may have ended at max_tokens only where it is said to', () => {
+    expect(completionContent(body('stop'))).toEqual({ content: 'tea' });
+    expect(completionContent(body('length'))).toMatchObject({ malformed: true });
+    expect(completionContent(body('length'), true)).toEqual({ content: 'tea' });
+    expect(completionContent(body(null), true)).toEqual({ content: 'tea' });
+  });
+
+  it.each([{}, null, 'tea', { choices: [] }, body('stop', null), body('length', null), '<html>'])(
+    'is none in %j, cut or not',
+    (wrong) => {
+      for (const mayBeCut of [false, true])
+        expect(completionContent(wrong, mayBeCut)).toMatchObject({ malformed: true });
     },
   );
 });

@@ -39,7 +39,8 @@ export const chatEndpointSchema = z.strictObject({
     })
     .default('OPENAI_API_KEY')
     .describe('environment variable that holds the key; none for a server without keys'),
-  temperature: z.number().min(0).max(2).default(0).describe('of the judge'),
+  temperature: z.number().min(0).max(2).default(0).describe('of the draws; 0: the likeliest answer'),
+  top_p: z.number().positive().max(1).nullable().default(null).describe('of the draws; null: not sent'),
   max_tokens: z.int().min(1).default(300).describe('of an answer; a model that thinks aloud needs more'),
   timeout_seconds: z.number().positive().max(300).default(60).describe('of one request, seconds'),
   max_retries: z.int().min(0).max(20).default(5).describe('requests after the first one, per question'),
@@ -77,7 +78,7 @@ export function refuseSecrets(config: unknown, where: string): void {
 }
 
 export interface ChatMessage {
-  role: 'system' | 'user';
+  role: 'system' | 'user' | 'assistant';
   content: string;
 }
 
@@ -152,8 +153,23 @@ export function readKey(
   );
 }
 
-/** Sends messages; what comes back is unchecked. */
-export type Post = (messages: readonly ChatMessage[]) => Promise<{ body: unknown } | Failure>;
+/**
+ * The answer that is a text, behind its `<think>` blocks. One that was cut off within the block is none.
+ */
+export function parseText<T>(content: string, schema: z.ZodType<T>): { value: T } | { problem: string } {
+  const rest = content.replace(/^(?:\s*<think>[\s\S]*?<\/think>)+/, '');
+  // Some servers begin the block in the prompt: then only its end is in the answer.
+  const text = rest.replace(/^(?:(?!<think>)[\s\S])*?<\/think>/, '').trim();
+  if (text.startsWith('<think>')) return { problem: 'cut off at max_tokens within its thoughts; raise it' };
+  const result = schema.safeParse(text);
+  return result.success ? { value: result.data } : { problem: result.error.issues[0].message };
+}
+
+/** Sends messages, with a seed or none; what comes back is unchecked. */
+export type Post = (
+  messages: readonly ChatMessage[],
+  seed: number | null,
+) => Promise<{ body: unknown } | Failure>;
 
 const completionSchema = z.object({
   choices: z
@@ -161,14 +177,14 @@ const completionSchema = z.object({
     .min(1),
 });
 
-/** The text of a response, which may be anything. */
-export function completionContent(body: unknown): { content: string } | Failure {
+/** The text of a response, which may be anything. @param mayBeCut  whether one that ended at max_tokens is an answer */
+export function completionContent(body: unknown, mayBeCut = false): { content: string } | Failure {
   if (typeof body === 'string' && body.trimStart().startsWith('<'))
     return malformed('a web page instead of a chat completion; check base_url');
   const result = completionSchema.safeParse(body);
   if (!result.success) return malformed('expected a chat completion with a text in choices[0]');
   const { message, finish_reason } = result.data.choices[0];
-  if (finish_reason === 'length') return malformed('cut off at max_tokens; raise it');
+  if (finish_reason === 'length' && !mayBeCut) return malformed('cut off at max_tokens; raise it');
   return { content: message.content };
 }
 
@@ -191,7 +207,7 @@ function remedyOf(status: number, { api_key_env, model }: ChatEndpointConfig): s
   if (status >= 300 && status < 400)
     return 'It leads on to another address, which is not followed: give that one as base_url if you trust it';
   if (status === 404) return `Check base_url, which often ends in /v1, and the model's name "${model}"`;
-  return 'Check base_url, model, temperature, max_tokens and seed (null leaves it out) against what the endpoint takes';
+  return 'Check base_url, model, temperature, top_p, max_tokens and seed (null leaves it out) against what the endpoint takes';
 }
 
 /** Whether a later request may succeed where one got this status. */
@@ -218,7 +234,7 @@ export async function connect(
     fetchOptions: { redirect: 'manual' },
     ...{ maxRetries: 0, timeout: config.timeout_seconds * 1000, logLevel: 'off' },
   });
-  const { model, temperature, max_tokens, seed } = config;
+  const { model, temperature, top_p, max_tokens } = config;
   const failureOf = (error: unknown): Failure => {
     if (error instanceof APIConnectionTimeoutError)
       return { kind: `no answer within ${config.timeout_seconds} s` };
@@ -234,9 +250,10 @@ export async function connect(
       retryAfterSeconds: retryAfterSeconds((error.headers as Headers | undefined)?.get('retry-after'), now()),
     };
   };
-  return async (messages) => {
+  return async (messages, seed) => {
     try {
-      const settings = { model, temperature, max_tokens, seed: seed ?? undefined };
+      const sampling = { temperature, top_p: top_p ?? undefined, max_tokens, seed: seed ?? undefined };
+      const settings = { model, ...sampling };
       return {
         body: await client.chat.completions.create({ ...settings, messages: [...messages] }, { signal }),
       };

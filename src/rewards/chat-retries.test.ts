@@ -98,7 +98,7 @@ describe('what is asked again', () => {
     expect(error).toBeInstanceOf(GrpolabError);
     expect(error).toBeInstanceOf(JudgeError);
     expect(error).not.toBeInstanceOf(ConfigError);
-    expect(error.message).toContain(`${judge.baseUrl}: no answer of the judge after 3 requests`);
+    expect(error.message).toContain(`${judge.baseUrl}: no answer after 3 requests`);
     expect(error.message).toMatch(/an answer of the wrong form \(grade: Too big/);
     expect(error.message).toContain(`kept in ${cache}: run again`);
     expect(judge.requests).toHaveLength(3);

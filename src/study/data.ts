@@ -1,5 +1,8 @@
 /** What the small test trains on and what it holds out; the two share no tweet, neither by its id nor by its text. */
-import type { TweetRecord } from '../data/records';
+import { membership, tweetText } from '../data/records';
+import type { Tweet, TweetRecord } from '../data/records';
+import { worldQuality } from '../data/world-law';
+import { percentiles } from '../metrics/statistics';
 import { promptIds } from '../model/chat';
 import type { Tokenizer } from '../model/tokenizer';
 import type { TweetPrompt } from '../rewards/replies';
@@ -22,23 +25,11 @@ export interface HeldOut {
   dropped: number;
 }
 
-type Tweet = Pick<TweetRecord, 'tweet_id' | 'tweet'>;
-
-/** Texts that differ only in case or white space are the same tweet. */
-const textOf = ({ tweet }: Tweet): string => tweet.trim().replace(/\s+/g, ' ').toLowerCase();
-
-/** A test whether a tweet is among some, by its id or by its text. */
-function membership(tweets: readonly Tweet[]): (tweet: Tweet) => boolean {
-  const ids = new Set(tweets.map(({ tweet_id: id }) => id));
-  const texts = new Set(tweets.map(textOf));
-  return (tweet) => ids.has(tweet.tweet_id) || texts.has(textOf(tweet));
-}
-
 /** The first of the records to each tweet. */
 function distinctTweets<T extends Tweet>(records: readonly T[]): T[] {
   const [ids, texts] = [new Set<string>(), new Set<string>()];
   return records.filter((record) => {
-    const text = textOf(record);
+    const text = tweetText(record);
     const known = ids.has(record.tweet_id) || texts.has(text);
     ids.add(record.tweet_id);
     texts.add(text);
@@ -116,4 +107,16 @@ export function choosePrompts(
         'Bring more tweets, or name others with --eval-data.',
     );
   return { prompts, tooLong };
+}
+
+/**
+ * The world quality that the best share of what people wrote has at least, rounded down to three digits: what a reply
+ * may be asked for that is to be as good as theirs.
+ * @param records  replies to tweets of the embedded world, at least one
+ * @param share    such as 0.1 for the best tenth
+ */
+export function qualityOfBest(records: readonly TweetRecord[], share: number): number {
+  const qualities = records.map(({ tweet, reply }) => worldQuality(tweet, reply).total);
+  const [quantile] = percentiles(qualities, [100 * (1 - share)]);
+  return Math.floor(quantile * 1000) / 1000;
 }

@@ -6,7 +6,7 @@
 export { chartFiles, chartsOf } from './charts';
 export { changedPrompts, varietyRows } from './comparison';
 export type { ChangedPrompt, VarietyRow } from './comparison';
-export { choosePrompts, holdOut } from './data';
+export { choosePrompts, holdOut, qualityOfBest } from './data';
 export type { ChosenPrompts, HeldOut } from './data';
 export { smallTestSchema } from './options';
 export type { SmallTestOptions, SmallTestSettings } from './options';
@@ -20,6 +20,8 @@ export { resultJson, smallTestMeasures, smallTestResult, smallTestSamples } from
 export type { SmallTestMeasure, SmallTestParts, SmallTestResult, SmallTestSample } from './result';
 export { evaluateSmallTest, smallTestExperiment, trainSmallTest } from './run';
 export type { SmallTestMethod } from './run';
+export { expectationRows, expectationTable, studyReport } from './expectations';
+export type { ExpectationRow } from './expectations';
 export { dynamicsOf, loraOf } from './paper-results';
 export type { ModelRuns } from './paper-results';
 export { collapseOf, derOf, PAPER_FIGURES, paperFigures, paretoOf, writePaperResults } from './paper-figures';

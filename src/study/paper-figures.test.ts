@@ -73,7 +73,7 @@ describe('the figures of the paper', () => {
       },
       directory,
     );
-    expect(files).toHaveLength(8);
+    expect(files).toHaveLength(9);
     const figures = paperFigures(directory);
     expect(figures.map(({ name }) => name)).toEqual([...PAPER_FIGURES]);
     expect(paperFigures(directory, [3, 6]).map(({ name }) => name)).toEqual([

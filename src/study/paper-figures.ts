@@ -12,6 +12,7 @@ import type { LoraParameters } from '../figures/lora-summary';
 import type { MethodOverview } from '../figures/method-overview';
 import type { ParetoFrontier } from '../figures/pareto-frontier';
 import type { Figure } from '../figures/spec';
+import { studyReport } from './expectations';
 import { ConfigError } from '../runtime/errors';
 import { atomicWriteFile, readJsonFile, strictJson } from '../runtime/files';
 
@@ -35,7 +36,7 @@ export const PAPER_FIGURES = [
 
 const PARTS = ['overview', 'dynamics', 'lora'] as const;
 
-/** Writes results into a directory: the evaluation's five files, and `overview.json`, `dynamics.json`, `lora.json`. */
+/** Writes results into a directory: the evaluation's five files, `overview.json`, `dynamics.json`, `lora.json`, and `study.md`. */
 export async function writePaperResults(results: PaperResults, directory: string): Promise<string[]> {
   const files = await writeEvaluation(results.evaluation, directory);
   for (const part of PARTS) {
@@ -43,7 +44,9 @@ export async function writePaperResults(results: PaperResults, directory: string
     await atomicWriteFile(file, `${strictJson(results[part], 2)}\n`);
     files.push(file);
   }
-  return files;
+  const report = path.join(directory, 'study.md');
+  await atomicWriteFile(report, studyReport(results.evaluation));
+  return [...files, report];
 }
 
 function readPart<T>(directory: string, part: string): T | undefined {
@@ -72,6 +75,7 @@ export function paretoOf(evaluation: Evaluation): ParetoFrontier {
   const hasTruth = models.every(([, { world_quality: truth }]) => truth.value !== null);
   return {
     ...samplingOf(evaluation),
+    diversity: { name: 'distinct-2', unit: 'share of bigrams, 0 to 1', interval: 'jackknife' },
     secondQuality: hasTruth
       ? { name: 'world quality', unit: "the world's truth, 0 to 1" }
       : { name: 'reward', unit: '0 to 1' },
@@ -103,7 +107,7 @@ export function collapseOf(evaluation: Evaluation): CollapsePoints {
     models: models.map(([name, { collapse_point: point }]) => ({
       name,
       collapse: plain(point),
-      beyond: point.value === null,
+      beyond: point.beyond === n,
     })),
   };
 }

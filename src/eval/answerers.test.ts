@@ -1,0 +1,218 @@
+import { beforeAll, describe, expect, it } from 'vitest';
+import { temporaryDirectory } from '../../test/cli';
+import { near, options as evaluation, repliesOf } from '../../test/evaluation-task';
+import { goldenPath } from '../../test/golden';
+import { fullLogits, nextLogProbs } from '../../test/golden-model';
+import { loadTokenizer } from '../model/tokenizer';
+import type { Tokenizer } from '../model/tokenizer';
+import { LocalPolicy } from '../policy/local';
+import { tf } from '../runtime/tf';
+import { policyAnswerer } from './answerers';
+import type { AnswerOptions, Shot } from './answerers';
+import type { ModelReplies, TweetReference, TweetReplies } from './model-replies';
+import { openModelReplies } from './model-sources';
+import { evaluateModels } from './suite';
+
+const model = goldenPath('tiny-qwen3', 'untied-f32');
+const adapter = goldenPath('lora', 'adapter');
+const tweets = ['I love tea', 'Rain again', 'My cab is late'].map((tweet, t) => ({
+  tweet_id: `t${t}`,
+  tweet,
+}));
+/** Two replies to the first tweet, one long one to the second, none to the third. */
+const references = new Map<string, TweetReference>([
+  ['t0', { replies: ['Good strong tea', 'Me too!'], engagement: 1 }],
+  ['t1', { replies: ['Bring a boat 🛶, it will rain for seven more days'], engagement: 2 }],
+  ['elsewhere', { replies: ['never asked'], engagement: 3 }],
+]);
+const options: AnswerOptions = { generations: 2, temperature: 1, topP: 1, maxNewTokens: 3, seed: 4 };
+const shots = [{ tweet: 'Sun?', reply: 'Hats.' }];
+
+let tokenizer: Tokenizer;
+beforeAll(async () => {
+  tokenizer = await loadTokenizer(model);
+});
+
+async function withPolicy<T>(
+  adapterDirectory: string | undefined,
+  use: (policy: LocalPolicy) => Promise<T>,
+): Promise<T> {
+  const policy = LocalPolicy.load({ modelDirectory: model, adapterDirectory });
+  try {
+    return await use(policy);
+  } finally {
+    policy.dispose();
+  }
+}
+
+/** The conversation as the model reads it: turns between marks, thoughts left empty. */
+function promptText(tweet: string, examples: readonly Shot[]): string {
+  const asked = (text: string): string =>
+    `<|im_start|>user\nGenerate an engaging Twitter reply to this tweet:\n\n${text}\n\nReply:<|im_end|>\n`;
+  const shown = examples.map(
+    ({ tweet: text, reply }) => `${asked(text)}<|im_start|>assistant\n${reply}<|im_end|>\n`,
+  );
+  return `${shown.join('')}${asked(tweet)}<|im_start|>assistant\n<think>\n\n</think>\n\n`;
+}
+
+/** Of a reply and the mark that ends it, from the logits of the whole text, one sequence at a time. */
+function likelihood(
+  policy: LocalPolicy,
+  tweet: string,
+  reply: string,
+  examples: readonly Shot[] = [],
+): { log_prob: number; tokens: number } {
+  const prompt = tokenizer.encode(promptText(tweet, examples));
+  const ids = tokenizer.encode(`${promptText(tweet, examples)}${reply}<|im_end|>`);
+  expect(ids.slice(0, prompt.length)).toEqual(prompt);
+  const logits = fullLogits(policy, [ids], [ids.map(() => 1)], [ids.map((_, i) => i)]);
+  const own = nextLogProbs(logits, policy.config.vocabSize, ids, 0).slice(prompt.length - 1);
+  return { log_prob: own.reduce((a, b) => a + b, 0), tokens: own.length };
+}
+
+const total = (
+  parts: readonly { log_prob: number; tokens: number }[],
+): { log_prob: number; tokens: number } => ({
+  log_prob: parts.reduce((sum, part) => sum + part.log_prob, 0),
+  tokens: parts.reduce((sum, part) => sum + part.tokens, 0),
+});
+
+describe('the likelihood of what people replied', () => {
+  it.each<[string, string | undefined, Shot[]]>([
+    ['the bare model', undefined, []],
+    ['the model with an adapter', adapter, []],
+    ['the model after an example', undefined, shots],
+  ])('is under %s the sum over all replies to a tweet, each with its end', async (_, directory, examples) => {
+    await withPolicy(directory, async (policy) => {
+      const answer = policyAnswerer(policy, tokenizer, { ...options, shots: examples, references });
+      const answered = await answer(tweets);
+      for (const [t, { tweet, tweet_id: id }] of tweets.entries()) {
+        const { replies } = references.get(id) ?? { replies: [] };
+        const { reference } = answered[t];
+        if (replies.length === 0) {
+          expect(answered[t]).not.toHaveProperty('reference');
+          continue;
+        }
+        const expected = total(replies.map((reply) => likelihood(policy, tweet, reply, examples)));
+        expect(reference?.tokens).toBe(expected.tokens);
+        expect(expected.tokens).toBe(
+          replies.reduce((sum, reply) => sum + tokenizer.encode(reply).length + 1, 0),
+        );
+        expect(Math.abs((reference?.log_prob as number) - expected.log_prob)).toBeLessThan(1e-3);
+      }
+    });
+  });
+
+  it('is that of one sequence at a time, in whatever company the tweets are asked', async () => {
+    await withPolicy(undefined, async (policy) => {
+      const answer = policyAnswerer(policy, tokenizer, { ...options, references });
+      const together = await answer(tweets);
+      const alone: TweetReplies[] = [];
+      for (const tweet of [...tweets].reverse()) alone.unshift(...(await answer([tweet])));
+      const parts = [];
+      for (const reply of references.get('t0')?.replies ?? []) {
+        const promptIds = tokenizer.encode(promptText(tweets[0].tweet, []));
+        const completionIds = [...tokenizer.encode(reply), tokenizer.eosTokenId];
+        const [row] = await policy.logProbs([{ promptIds, completionIds }]);
+        parts.push({ log_prob: row.reduce((a, b) => a + b, 0), tokens: row.length });
+      }
+      const { log_prob: sum, tokens } = total(parts);
+      for (const [one] of [together, alone]) {
+        expect(one.reference?.tokens).toBe(tokens);
+        expect(one.reference?.log_prob).toBeCloseTo(sum, 3);
+      }
+      expect(alone.map(({ generations, greedy }) => [generations, greedy])).toEqual(
+        together.map(({ generations, greedy }) => [generations, greedy]),
+      );
+    });
+  });
+
+  it('changes no reply, and is asked for none where there are no references', async () => {
+    await withPolicy(undefined, async (policy) => {
+      const [asked, unasked] = [
+        await policyAnswerer(policy, tokenizer, { ...options, references })(tweets),
+        await policyAnswerer(policy, tokenizer, options)(tweets),
+      ];
+      for (const [t, one] of unasked.entries()) {
+        expect(Object.keys(one)).toEqual(['tweet_id', 'tweet', 'generations', 'greedy']);
+        expect({ ...asked[t], reference: undefined }).toEqual({ ...one, reference: undefined });
+      }
+    });
+  });
+});
+
+describe('perplexity', () => {
+  const open = (name: string, seed: number, own: object = {}): Promise<ModelReplies> =>
+    openModelReplies({ name, model, shots: 0, seed, ...own }, tweets, {
+      ...{ ...options, references, directory: temporaryDirectory() },
+    });
+
+  it('is of models that were opened with references that of their tokens: tweets weigh by length', async () => {
+    const before = tf.memory().numTensors;
+    const [plain, tuned] = [await open('plain', 1), await open('tuned', 1, { adapter })];
+    expect(tf.memory().numTensors).toBe(before);
+    const { models } = await evaluateModels([plain, tuned], { ...evaluation, references });
+    for (const [name, directory] of [['plain'], ['tuned', adapter]]) {
+      const { log_prob: sum, tokens } = await withPolicy(directory, (policy) => {
+        const parts = tweets.flatMap(({ tweet, tweet_id: id }) =>
+          (references.get(id)?.replies ?? []).map((reply) => likelihood(policy, tweet, reply)),
+        );
+        return Promise.resolve(total(parts));
+      });
+      const { value } = models[name].perplexity;
+      expect((value as number) / Math.exp(-sum / tokens)).toBeCloseTo(1, 4);
+    }
+  });
+
+  const known: [number, number][] = [
+    [-2, 4],
+    [-30, 10],
+    [-1, 1],
+  ];
+  const withLikelihoods = (rows: readonly ([number, number] | null)[], seed?: number): ModelReplies => {
+    const replies = repliesOf(
+      'm',
+      rows.map(() => ['a reply']),
+      { seed },
+    );
+    return {
+      ...replies,
+      tweets: replies.tweets.map((tweet, t) => {
+        const row = rows[t];
+        return row === null ? tweet : { ...tweet, reference: { log_prob: row[0], tokens: row[1] } };
+      }),
+    };
+  };
+  const perplexityOf = async (...runs: ModelReplies[]) =>
+    (await evaluateModels(runs, evaluation)).models.m.perplexity;
+
+  it('is exp(-sum / tokens) over all tweets, those without a reference left out', async () => {
+    near(await perplexityOf(withLikelihoods(known)), Math.exp(33 / 15));
+    near(await perplexityOf(withLikelihoods([...known, null])), Math.exp(33 / 15));
+    near(await perplexityOf(withLikelihoods([null, [-3, 2]])), Math.exp(1.5));
+    const { ci } = (await perplexityOf(withLikelihoods(known))) as { ci: [number, number] };
+    // A resample lies between the least and the largest of the tweets' own.
+    expect(ci[0]).toBeGreaterThanOrEqual(Math.exp(1 / 2));
+    expect(ci[1]).toBeLessThanOrEqual(Math.exp(3));
+    expect(ci[0]).toBeLessThan(ci[1]);
+  });
+
+  it('is of several seeds the mean of theirs, which stand beside it', async () => {
+    const other = known.map(([sum, tokens]): [number, number] => [2 * sum, tokens]);
+    const metric = await perplexityOf(withLikelihoods(known, 1), withLikelihoods(other, 2));
+    const [one, two] = [Math.exp(33 / 15), Math.exp(66 / 15)];
+    near(metric, (one + two) / 2);
+    metric.seeds?.values.forEach((value, i) => expect(value).toBeCloseTo([one, two][i], 10));
+    expect(metric.seeds?.n).toBe(2);
+  });
+
+  it.each([
+    ['no tweet has a reference', [withLikelihoods([null, null])]],
+    ['a run was not asked', [withLikelihoods(known, 1), withLikelihoods([null, null, null], 2)]],
+  ])('does not exist where %s, with the reason', async (_, runs) => {
+    expect(await perplexityOf(...runs)).toEqual({
+      value: null,
+      reason: 'the model was not asked for the likelihood of references, or there are none',
+    });
+  });
+});

@@ -1,0 +1,136 @@
+/** Evaluation in a notebook: models side by side under progress bars, and its tables below a cell. */
+import { rmSync } from 'node:fs';
+import path from 'node:path';
+import { allRecords } from '../data/records';
+import type { TweetRecord } from '../data/records';
+import { evaluateOn, openAllReplies, requireTruth } from '../eval/evaluate-sources';
+import type { ModelReplies } from '../eval/model-replies';
+import { modelSources } from '../eval/model-sources';
+import { comparisonTable, legend, metricRows, metricTable, reasonsOf } from '../eval/report';
+import type { EvaluateOptions, Evaluation } from '../eval/suite';
+import { writeEvaluation } from '../eval/write-evaluation';
+import { embeddingNamed, loadReward } from '../rewards/config';
+import { ConfigError } from '../runtime/errors';
+import { showMarkdown } from './figures';
+import { withProgress } from './progress';
+import { showTable } from './tables';
+
+export interface NotebookEvaluateOptions extends Pick<EvaluateOptions, 'quality' | 'k' | 'resamples'> {
+  /** As `models` of the command's configuration: NAME: { model, adapter, shots, seed }, a list of them, or { replies }. */
+  models: Record<string, unknown>;
+  /** Records: tweets to reply to, and the replies of people as references. */
+  testData: string;
+  /** Only so many of its tweets. */
+  maxTweets?: number;
+  /** Records of which few-shot prompts show the best. */
+  examples?: string;
+  /** Sampled replies a tweet beside a greedy one; default 10. */
+  n?: number;
+  /** Default 0.7. */
+  temperature?: number;
+  /** Default 0.9. */
+  topP?: number;
+  /** Default 100. */
+  maxNewTokens?: number;
+  /** Default 42. */
+  seed?: number;
+  /** As in `grpolab evaluate`; default the heuristic one. */
+  reward?: string;
+  /** Directory of a learned reward, for the engagement. */
+  learned?: string;
+  /** Default the lexical one. */
+  embedding?: string;
+  /** Directory of the replies and reports. */
+  output: string;
+  /** Write the replies anew; default: go on with those that are there. */
+  again?: boolean;
+}
+
+/** Every model's replies under one bar. Interrupted, they are kept, and the cell goes on when it is run again. */
+async function repliesOf(
+  options: NotebookEvaluateOptions,
+  test: readonly TweetRecord[],
+): Promise<ModelReplies[]> {
+  const { n = 10, temperature = 0.7, topP = 0.9, maxNewTokens = 100, seed = 42, output } = options;
+  const sources = modelSources(options.models, 'models');
+  const directory = path.join(output, 'replies');
+  if (options.again === true) rmSync(directory, { recursive: true, force: true });
+  const examples = options.examples === undefined ? [] : await allRecords(options.examples);
+  const begun: string[] = [];
+  return withProgress({ label: 'replies', unit: 'tweets' }, (progress, signal) =>
+    openAllReplies(sources, test, {
+      ...{ generations: n, temperature, topP, maxNewTokens, seed, directory, examples, signal },
+      ...{ maxTweets: options.maxTweets, resume: true },
+      onProgress: (label, done, total) => {
+        if (!begun.includes(label)) begun.push(label);
+        progress.total = sources.length * total;
+        progress.update((begun.length - 1) * total + done, label);
+      },
+    }),
+  );
+}
+
+/**
+ * `grpolab evaluate` in a cell: replies of all models to the same tweets, metrics with intervals, tests between every two;
+ * writes the command's five reports.
+ * @throws as `evaluation.openAllReplies` and `evaluation.evaluateModels`; ConfigError outside a notebook
+ */
+export async function evaluate(options: NotebookEvaluateOptions): Promise<Evaluation> {
+  const test = await allRecords(options.testData);
+  requireTruth(test, options.quality);
+  const models = await repliesOf(options, test);
+  const reward = await loadReward(options.reward ?? 'heuristic');
+  const learned = options.learned === undefined ? undefined : await loadReward(options.learned);
+  const embedder = await embeddingNamed(options.embedding ?? 'lexical');
+  const { k, quality, resamples, seed = 42 } = options;
+  try {
+    const evaluation = await withProgress({ label: 'score', unit: 'runs' }, (progress, signal) =>
+      evaluateOn(test, models, {
+        ...{ reward, learned, embedder, k, quality, resamples, seed, signal },
+        onProgress: (done, total, note) => {
+          progress.total = total;
+          progress.update(done, note);
+        },
+      }),
+    );
+    await writeEvaluation(evaluation, options.output);
+    return evaluation;
+  } finally {
+    reward.dispose?.();
+    learned?.dispose?.();
+  }
+}
+
+/** A table of cells, the head first, such as `study.expectationTable` gives; null shows nothing. */
+export function showCells(table: readonly (readonly string[])[] | null, caption?: string): void {
+  const [head, ...lines] = table ?? [];
+  if (head === undefined) return;
+  const rows = lines.map((cells) => Object.fromEntries(head.map((name, i) => [name, cells[i]])));
+  showTable(rows, { caption, limit: rows.length });
+}
+
+/** Models side by side: a line a metric, with intervals, the winner, and how to read it. */
+export function showEvaluation(evaluation: Evaluation): void {
+  showCells(metricTable(evaluation));
+  const reasons = reasonsOf(metricRows(evaluation)).map((reason) => `A dash: ${reason}.`);
+  showMarkdown([...legend(evaluation), ...reasons].map((line) => `- ${line}`).join('\n'));
+}
+
+/** Tests between every two models. @param metric  only of this one, such as `world_quality` or `pass@10` */
+export function showComparisons(evaluation: Evaluation, metric?: string): void {
+  const comparisons = evaluation.comparisons.filter((one) => metric === undefined || one.metric === metric);
+  if (comparisons.length === 0) {
+    const known = [...new Set(evaluation.comparisons.map((one) => one.metric))];
+    throw new ConfigError(`no comparison of "${metric}"; expected one of ${known.join(', ')}.`);
+  }
+  showCells(comparisonTable({ ...evaluation, comparisons }));
+}
+
+/** The first reply of each model to each of the first tweets. */
+export function showReplies({ samples }: Evaluation, tweets = 10): void {
+  const rows = samples.slice(0, tweets).map(({ tweet, replies }) => {
+    const first = Object.entries(replies).map(([name, [one]]) => [name, one.text]);
+    return { tweet, ...Object.fromEntries(first) } as Record<string, string>;
+  });
+  showTable(rows);
+}
