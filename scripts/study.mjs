@@ -14,13 +14,33 @@ const require = createRequire(import.meta.url);
 const { data, evaluation, study, train } = require('../dist/index.js');
 const { main } = require('../dist/cli/main.js');
 
-const { values } = parseArgs({
-  options: {
-    seeds: { type: 'string', default: '42,123,456' },
-    output: { type: 'string', default: 'runs/study' },
-    publish: { type: 'boolean', default: false },
-  },
-});
+const HELP = `Usage: npm run study -- [--seeds 42,123,456] [--output runs/study] [--publish]
+
+  --seeds N,N   a run of every paradigm for each seed
+  --output D    everything that is made; the same command goes on with what is there
+  --publish     also write data/results and figures/paper`;
+
+/** @returns the values; ends this process after --help or an argument that there is not */
+function readArguments() {
+  try {
+    const { values: given } = parseArgs({
+      options: {
+        seeds: { type: 'string', default: '42,123,456' },
+        output: { type: 'string', default: 'runs/study' },
+        publish: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+      },
+    });
+    if (!given.help) return given;
+    console.log(HELP);
+  } catch (error) {
+    console.error(`study: ${error.message}\n${HELP}`);
+    process.exit(2);
+  }
+  return process.exit(0);
+}
+
+const values = readArguments();
 const seeds = values.seeds.split(',').map(Number);
 if (!seeds.every((seed) => Number.isSafeInteger(seed) && seed >= 0)) {
   console.error(`--seeds is "${values.seeds}"; expected integers >= 0, such as 42,123,456`);

@@ -17,6 +17,7 @@ import type { Behaviour, ChatRequest, JudgeServer } from '../../test/judge-serve
 import { worldRecords } from '../data/world';
 import { worldQuality } from '../data/world-law';
 import type { TweetReplies } from '../eval/model-replies';
+import { readEvaluation } from '../eval/write-evaluation';
 import type { Evaluation } from '../eval/suite';
 import { JUDGE_CRITERIA } from '../rewards/judge';
 
@@ -90,14 +91,14 @@ describe('grpolab evaluate --judge', () => {
     expect(server.requests).toHaveLength(3);
   });
 
-  it('ends in one line with exit code 1 where the judge does not answer, and writes no report', async () => {
+  it('ends in one line with exit code 1 where the judge does not answer; the rest of the report is kept', async () => {
     const [server, output] = [await startJudge(() => ({ status: 503, body: '{}' })), newOutput()];
     const { code, stdout, stderr } = await run(`${PAIR()} --judge ${judgeFile(server)}`, output);
     expect([code, stdout]).toEqual([1, '']);
     expect(stderr).toMatch(
       /(^|\n)grpolab: http:[^\n]*no answer after one request, at last: status 503[^\n]*\n$/,
     );
-    expect(existsSync(path.join(output, 'evaluation.json'))).toBe(false);
+    expect(readEvaluation(output)).toMatchObject({ judge: null, models: { poor: {}, fine: {} } });
   });
 
   it.each<[string, () => string, string | RegExp]>([

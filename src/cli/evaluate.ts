@@ -1,15 +1,14 @@
 /** `grpolab evaluate`: models side by side on the same tweets. */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { ReadJsonlOptions } from '../data/jsonl';
 import { readRecords } from '../data/records';
 import type { TweetRecord } from '../data/records';
-import { evaluateOn, openAllReplies, requireOwnFiles, requireTruth } from '../eval/evaluate-sources';
+import { checksFor, evaluateOn, openAllReplies, requireOwnFiles } from '../eval/evaluate-sources';
 import type { Judge } from '../eval/judge-models';
 import type { ModelReplies } from '../eval/model-replies';
 import { parseModelSource, parseModelSources, parseReplySource } from '../eval/model-sources';
 import type { ModelSource } from '../eval/model-sources';
-import type { QualitySettings } from '../eval/quality';
 import { evaluationMarkdown } from '../eval/report';
 import { writeEvaluation } from '../eval/write-evaluation';
 import { readAdapterConfig } from '../model/peft';
@@ -142,14 +141,11 @@ async function openAll(
   }
 }
 
-/** The check of Pass@k that the arguments ask for; beside another than the default one the default, too. */
-function qualityOf(args: Arguments): { quality: Partial<QualitySettings>; otherQuality: object[] } {
-  const truth = args.given('min-world-quality') ? args.number('min-world-quality', { min: 0, max: 1 }) : 0;
-  const quality = {
-    min_reward: args.given('min-reward') || truth === 0 ? args.number('min-reward', { min: 0, max: 1 }) : 0,
-    min_world_quality: truth,
-  };
-  return { quality, otherQuality: [{}] };
+/** The least reward and truth that the arguments ask for. */
+function leastOf(args: Arguments): { minReward?: number; minWorldQuality?: number } {
+  const least = (name: string): number | undefined =>
+    args.given(name) ? args.number(name, { min: 0, max: 1 }) : undefined;
+  return { minReward: least('min-reward'), minWorldQuality: least('min-world-quality') };
 }
 
 /** The judge of a YAML file, with a progress bar of its answers. @throws ConfigError when it is another reward */
@@ -161,6 +157,10 @@ async function judgeOf(
 ): Promise<Judge | undefined> {
   const file = args.text('judge');
   if (file === undefined) return undefined;
+  if (!existsSync(file))
+    throw new ConfigError(
+      `--judge ${file}: no such file; expected a YAML file as configs/rewards/judge.yaml.`,
+    );
   const { settings } = await readRewardSettings(file, file, []);
   if (settings.type !== 'judge')
     throw new ConfigError(
@@ -193,7 +193,7 @@ async function judgeOf(
 /** @returns 0; results on standard output, files in --output */
 export async function evaluate(args: Arguments, io: Io): Promise<number> {
   const sources = sourcesOf(args);
-  const [k, tokenizer, checks] = [sizesOf(args, sources), tokenizerOf(args), qualityOf(args)];
+  const [k, tokenizer, least] = [sizesOf(args, sources), tokenizerOf(args), leastOf(args)];
   const context = { signal: io.signal, onNotice: (line: string) => notify(io, line) };
   const score: { bar?: Progress } = {};
   const judge = await judgeOf(args, io, sources, () => score.bar?.close());
@@ -205,7 +205,7 @@ export async function evaluate(args: Arguments, io: Io): Promise<number> {
     await embeddingNamed(args.required('embedding'), onDownload),
   ]);
   const test = await recordsOf(args, 'test-data', io);
-  requireTruth(test, checks.quality);
+  const checks = checksFor(test, least);
   const models = await openAll(sources, test, args, io);
   checkInterrupt(io);
   const progress = new Progress({
@@ -216,6 +216,7 @@ export async function evaluate(args: Arguments, io: Io): Promise<number> {
     const evaluation = await evaluateOn(test, models, {
       ...{ reward, learned, embedder, judge, k, tokenizer, signal: io.signal, ...checks },
       seed: args.integer('seed', { min: 0 }),
+      beforeJudge: async (before) => void (await writeEvaluation(before, args.required('output'))),
       onProgress: (done, total, note) => {
         progress.total = total;
         progress.update(done, note);

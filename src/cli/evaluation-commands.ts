@@ -44,10 +44,13 @@ export const evaluate: Command = {
     'max-new-tokens': { value: 'N', default: '100', describe: 'tokens of a reply, at most' },
     k: { value: 'K', default: '1,5,10', describe: 'of Pass@k and USQ@k' },
     reward: { value: 'R', default: 'heuristic', describe: 'as in grpolab reward' },
-    'min-reward': { value: 'R', default: '0.6', describe: 'that a reply needs to pass, for Pass@k' },
+    'min-reward': {
+      value: 'R',
+      describe: 'that a reply needs to pass, for Pass@k; 0.6, or none where --min-world-quality is given',
+    },
     'min-world-quality': {
       value: 'Q',
-      describe: 'of the embedded world: the truth that a reply needs to pass, instead of a reward',
+      describe: 'the truth that a reply needs to pass, on tweets of the embedded world',
     },
     judge: {
       value: 'F',
@@ -62,11 +65,12 @@ export const evaluate: Command = {
     },
     seed: { value: 'N', default: '42', describe: 'of samples and bootstrap' },
     output: { value: 'D', default: 'runs/evaluation', describe: 'replies and reports' },
-    resume: { describe: 'go on with replies that were generated before' },
+    resume: { describe: 'go on with replies that were generated before, with the same settings' },
     json: { describe: 'one JSON object' },
   },
   details: [
-    'Writes evaluation.json, .md, .csv, .tex and .html, and replies/NAME.jsonl. Models must be on the same tweets.',
+    'Writes evaluation.json, .md, .csv, .tex and .html, replies/NAME.jsonl, and beside it with what settings they were drawn.',
+    'With --test-data a model that is run here also gives the perplexity of the replies of people. Models must be on the same tweets.',
     'The tweet is the unit of intervals and tests. World quality is shown for tweets of the embedded world.',
   ],
   run: async (args, io) => (await import('./evaluate.js')).evaluate(args, io),

@@ -3,15 +3,19 @@ import { temporaryDirectory } from '../../test/cli';
 import { near, options as evaluation, repliesOf } from '../../test/evaluation-task';
 import { goldenPath } from '../../test/golden';
 import { fullLogits, nextLogProbs } from '../../test/golden-model';
+import { parseRecord } from '../data/records';
 import { loadTokenizer } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
 import { LocalPolicy } from '../policy/local';
 import { tf } from '../runtime/tf';
-import { policyAnswerer } from './answerers';
+import { policyAnswerer, repliesSha256 } from './answerers';
 import type { AnswerOptions, Shot } from './answerers';
+import { referencesOf } from './model-replies';
 import type { ModelReplies, TweetReference, TweetReplies } from './model-replies';
 import { openModelReplies } from './model-sources';
+import { metricRows } from './report';
 import { evaluateModels } from './suite';
+import type { Evaluation } from './suite';
 
 const model = goldenPath('tiny-qwen3', 'untied-f32');
 const adapter = goldenPath('lora', 'adapter');
@@ -84,7 +88,7 @@ describe('the likelihood of what people replied', () => {
     ['the model after an example', undefined, shots],
   ])('is under %s the sum over all replies to a tweet, each with its end', async (_, directory, examples) => {
     await withPolicy(directory, async (policy) => {
-      const answer = policyAnswerer(policy, tokenizer, { ...options, shots: examples, references });
+      const { answer } = policyAnswerer(policy, tokenizer, { ...options, shots: examples, references });
       const answered = await answer(tweets);
       for (const [t, { tweet, tweet_id: id }] of tweets.entries()) {
         const { replies } = references.get(id) ?? { replies: [] };
@@ -105,7 +109,7 @@ describe('the likelihood of what people replied', () => {
 
   it('is that of one sequence at a time, in whatever company the tweets are asked', async () => {
     await withPolicy(undefined, async (policy) => {
-      const answer = policyAnswerer(policy, tokenizer, { ...options, references });
+      const { answer } = policyAnswerer(policy, tokenizer, { ...options, references });
       const together = await answer(tweets);
       const alone: TweetReplies[] = [];
       for (const tweet of [...tweets].reverse()) alone.unshift(...(await answer([tweet])));
@@ -130,8 +134,8 @@ describe('the likelihood of what people replied', () => {
   it('changes no reply, and is asked for none where there are no references', async () => {
     await withPolicy(undefined, async (policy) => {
       const [asked, unasked] = [
-        await policyAnswerer(policy, tokenizer, { ...options, references })(tweets),
-        await policyAnswerer(policy, tokenizer, options)(tweets),
+        await policyAnswerer(policy, tokenizer, { ...options, references }).answer(tweets),
+        await policyAnswerer(policy, tokenizer, options).answer(tweets),
       ];
       for (const [t, one] of unasked.entries()) {
         expect(Object.keys(one)).toEqual(['tweet_id', 'tweet', 'generations', 'greedy']);
@@ -169,6 +173,12 @@ describe('perplexity', () => {
     [-30, 10],
     [-1, 1],
   ];
+  /** To each tweet one reference, whose likelihood is known where there is a row. */
+  const people = referencesOf(
+    [0, 1, 2].map((t) =>
+      parseRecord({ tweet_id: `t${t}`, tweet: `tweet number ${t}`, reply: `of people ${t}` }),
+    ),
+  );
   const withLikelihoods = (rows: readonly ([number, number] | null)[], seed?: number): ModelReplies => {
     const replies = repliesOf(
       'm',
@@ -179,17 +189,20 @@ describe('perplexity', () => {
       ...replies,
       tweets: replies.tweets.map((tweet, t) => {
         const row = rows[t];
-        return row === null ? tweet : { ...tweet, reference: { log_prob: row[0], tokens: row[1] } };
+        const of = people.get(tweet.tweet_id)?.replies;
+        if (row === null || of === undefined) return tweet;
+        const reference = { log_prob: row[0], tokens: row[1], replies_sha256: repliesSha256(of) };
+        return { ...tweet, reference };
       }),
     };
   };
   const perplexityOf = async (...runs: ModelReplies[]) =>
-    (await evaluateModels(runs, evaluation)).models.m.perplexity;
+    (await evaluateModels(runs, { ...evaluation, references: people })).models.m.perplexity;
 
-  it('is exp(-sum / tokens) over all tweets, those without a reference left out', async () => {
+  it('is exp(-sum / tokens) over all tweets with references', async () => {
     near(await perplexityOf(withLikelihoods(known)), Math.exp(33 / 15));
+    // Of the fourth tweet no reply of people is known.
     near(await perplexityOf(withLikelihoods([...known, null])), Math.exp(33 / 15));
-    near(await perplexityOf(withLikelihoods([null, [-3, 2]])), Math.exp(1.5));
     const { ci } = (await perplexityOf(withLikelihoods(known))) as { ci: [number, number] };
     // A resample lies between the least and the largest of the tweets' own.
     expect(ci[0]).toBeGreaterThanOrEqual(Math.exp(1 / 2));
@@ -206,13 +219,31 @@ describe('perplexity', () => {
     expect(metric.seeds?.n).toBe(2);
   });
 
+  const changed = withLikelihoods(known);
+  changed.tweets[1].reference = { log_prob: -1, tokens: 2, replies_sha256: repliesSha256(['another']) };
+  it('has no better side where models count other tokens', async () => {
+    const finer = { ...withLikelihoods(known.map(([sum, tokens]) => [sum, 2 * tokens])), name: 'finer' };
+    const own = { ...evaluation, references: people };
+    const sideOf = (made: Evaluation) =>
+      metricRows(made).find(({ metric }) => metric === 'Perplexity of references');
+    expect(sideOf(await evaluateModels([withLikelihoods(known), finer], own))).toMatchObject({
+      ...{ better: null, winner: null },
+    });
+    const worse = { ...withLikelihoods(known.map(([sum, tokens]) => [2 * sum, tokens])), name: 'worse' };
+    expect(sideOf(await evaluateModels([withLikelihoods(known), worse], own))).toMatchObject({
+      ...{ better: 'lower', winner: 'm' },
+    });
+  });
+
   it.each([
-    ['no tweet has a reference', [withLikelihoods([null, null])]],
+    ['no tweet has a likelihood', [withLikelihoods([null, null])]],
+    ['one tweet with a reference has none', [withLikelihoods([...known.slice(0, 2), null])]],
+    ['one likelihood is of other references', [changed]],
     ['a run was not asked', [withLikelihoods(known, 1), withLikelihoods([null, null, null], 2)]],
   ])('does not exist where %s, with the reason', async (_, runs) => {
     expect(await perplexityOf(...runs)).toEqual({
       value: null,
-      reason: 'the model was not asked for the likelihood of references, or there are none',
+      reason: "the likelihood of each tweet's references under the model is not known, or there are none",
     });
   });
 });

@@ -32,6 +32,9 @@ export interface AnswerOptions {
   signal?: AbortSignal;
 }
 
+/** Replies that a policy samples between two writes. */
+const ROWS_PER_CHUNK = 320;
+
 /** The conversation that asks for a reply, after examples where there are some. */
 export function fewShotTurns(shots: readonly Shot[], tweet: string): ChatMessage[] {
   const examples = shots.flatMap(({ tweet: asked, reply }): ChatMessage[] => [
@@ -80,7 +83,7 @@ export function policyAnswerer(
   options: AnswerOptions & { references?: ReadonlyMap<string, TweetReference> },
 ): Answerer {
   const { generations, temperature, topP, maxNewTokens, seed, shots = [], signal, references } = options;
-  return async (tweets) => {
+  const answer: Answerer['answer'] = async (tweets) => {
     const turns = tweets.map(({ tweet }) => fewShotTurns(shots, tweet));
     const prompts = tweets.map(({ tweet_id: id }, i): Prompt => ({
       id,
@@ -98,6 +101,7 @@ export function policyAnswerer(
       ...(likelihoods[i] && { reference: likelihoods[i] }),
     }));
   };
+  return { chunk: Math.max(1, Math.floor(ROWS_PER_CHUNK / generations)), answer };
 }
 
 const reply = z.string();
@@ -112,7 +116,7 @@ function question(messages: readonly EndpointMessage[], seed?: number): Question
 
 /**
  * Asks a server: for each sample with a seed of its own, drawn from the seed and the tweet, and once at temperature 0.
- * Answers are kept in the endpoint's cache. Some servers take no seed; then draws are theirs.
+ * Answers are kept in the endpoint's cache. For a server that takes no seed (`send_seed: false`) the draws are its own.
  * @throws ConfigError  when the endpoint cannot be used
  */
 export function servedAnswerer(
@@ -126,7 +130,7 @@ export function servedAnswerer(
   const common = { ...config, max_tokens: maxNewTokens };
   const sampler = new ChatEndpoint({ ...common, temperature, top_p: topP, seed }, context);
   const greedy = new ChatEndpoint({ ...common, temperature: 0, top_p: null, seed }, context);
-  return async (tweets) => {
+  const answer: Answerer['answer'] = async (tweets) => {
     const questions = tweets.flatMap(({ tweet_id: id, tweet }) => {
       const random = new Random(seed, 'served replies', id);
       const turns = fewShotTurns(shots, tweet) as EndpointMessage[];
@@ -142,4 +146,6 @@ export function servedAnswerer(
       greedy: likely[t],
     }));
   };
+  // Enough for the requests that may be under way, and no more: what is answered is on file, and seen.
+  return { chunk: Math.max(1, Math.ceil((4 * config.concurrency) / (generations + 1))), answer };
 }

@@ -273,6 +273,13 @@ describe('several comparisons', () => {
     expect(kinds).toContain('lost to the correction');
   });
 
+  it('are none where means over seeds differ by the order of their sum alone', async () => {
+    const seeds = (name: string, rewards: number[]) =>
+      rewards.map((reward, seed) => rewardsOf(name, [reward, reward, reward], seed));
+    const [one] = await compare([...seeds('a', [0.1, 0.2, 0.3]), ...seeds('b', [0.3, 0.2, 0.1])]);
+    expect(one).toMatchObject({ metric: 'reward', difference: 0, p: null, delta: 0, significant: false });
+  });
+
   it('are not significant where many tweets make a small difference sure', async () => {
     const noise = Array.from({ length: 400 }, (_, t) => (t % 2 === 0 ? 0.1 : -0.1));
     const base = noise.map(() => 0.5);

@@ -6,9 +6,10 @@ import { ConfigError } from '../runtime/errors';
 import type { Shot } from './answerers';
 import { referencesOf } from './model-replies';
 import type { ModelReplies } from './model-replies';
-import { openModelReplies, repliesFile } from './model-sources';
-import type { ModelSource, OpenRepliesOptions } from './model-sources';
-import { evaluateModels } from './suite';
+import { prepareReplies, repliesFile } from './model-sources';
+import type { ModelSource, OpenRepliesOptions, PreparedSource } from './model-sources';
+import { qualityCheck } from './quality';
+import { evaluateModels, requireTruth } from './suite';
 import type { EvaluateOptions, Evaluation } from './suite';
 import type { TweetToAnswer } from './write-replies';
 
@@ -57,9 +58,10 @@ export interface OpenAllOptions extends Omit<OpenRepliesOptions, 'examples' | 'r
 }
 
 /**
- * Every run's replies to the tweets of the test data, one run after the other.
+ * Every run's replies to the tweets of the test data, one run after the other; first all are made ready, so that the last
+ * one is not refused after the first has been written.
  * @throws ConfigError  when a run needs tweets and there are none, or two would write to one file
- * @throws as `openModelReplies`
+ * @throws as `prepareReplies` and `openModelReplies`
  */
 export async function openAllReplies(
   sources: readonly ModelSource[],
@@ -74,25 +76,43 @@ export async function openAllReplies(
     throw new ConfigError(`${writer.name} needs tweets to reply to; expected test data with some.`);
   const shots = bestReplies(examples, tweets);
   const references = test.length === 0 ? undefined : referencesOf(test);
-  const models: ModelReplies[] = [];
+  const prepared: PreparedSource[] = [];
   for (const source of sources) {
-    opening.signal?.throwIfAborted();
     const label = `${source.name}${source.seed === undefined ? '' : `, seed ${source.seed}`}`;
-    const replies = await openModelReplies(source, tweets, {
+    const own = await prepareReplies(source, tweets, {
       ...{ ...opening, examples: shots, references },
       onProgress: (...counts) => onProgress?.(label, ...counts),
     });
-    models.push(replies);
+    prepared.push(own);
+  }
+  const models: ModelReplies[] = [];
+  for (const { open } of prepared) {
+    opening.signal?.throwIfAborted();
+    models.push(await open());
   }
   return models;
 }
 
-/** @throws ConfigError  when a check asks for the world's truth of tweets that are not of the world */
-export function requireTruth(test: readonly TweetRecord[], quality?: EvaluateOptions['quality']): void {
-  if ((quality?.min_world_quality ?? 0) === 0 || test.every(({ tweet }) => isWorldText(tweet))) return;
-  throw new ConfigError(
-    'min_world_quality is given, but the tweets are not of the embedded world; expected its tweets. Ask for a least reward instead.',
-  );
+/** What replies of an evaluation are drawn by, where nothing else is said. */
+export const EVALUATION_DEFAULTS = { n: 10, temperature: 0.7, topP: 0.9, maxNewTokens: 100, seed: 42 };
+
+/**
+ * The check of Pass@k that asks for a least reward, for a least truth, or for both, and beside it the default one.
+ * @param minReward        default 0.6, and none where a truth is asked for
+ * @param minWorldQuality  default none
+ * @throws ConfigError  when a value is out of range, or a truth is asked for of tweets that are not of the embedded world
+ */
+export function checksFor(
+  test: readonly TweetRecord[],
+  { minReward, minWorldQuality = 0 }: { minReward?: number; minWorldQuality?: number },
+): Pick<EvaluateOptions, 'quality' | 'otherQuality'> {
+  const quality = {
+    ...(minReward !== undefined && { min_reward: minReward }),
+    ...(minWorldQuality > 0 && { min_reward: minReward ?? 0, min_world_quality: minWorldQuality }),
+  };
+  qualityCheck(quality);
+  if (minWorldQuality > 0) requireTruth(test.every(({ tweet }) => isWorldText(tweet)));
+  return { quality, otherQuality: [{}] };
 }
 
 /**

@@ -198,6 +198,18 @@ describe('the judge of an evaluation', () => {
     expect(server.requests.length - asked).toBe(1);
   });
 
+  it('is not asked about one model or one tweet', async () => {
+    const server = await startJudge(fair);
+    const judge = judgeOf(server);
+    const rows = [['tea #0.1'], ['milk #0.2']];
+    for (const [given, message] of [
+      [[repliesOf('a', rows)], 'compares models, and there is one'],
+      [[repliesOf('a', [rows[0]]), repliesOf('b', [rows[1]])], 'was asked about one tweet'],
+    ] as const)
+      await expect(evaluateModels(given, { ...evaluation, judge })).rejects.toThrow(message);
+    expect(server.requests).toHaveLength(0);
+  });
+
   it('is not asked for weights that do not sum to 1', async () => {
     const server = await startJudge(fair);
     await expect(run(judgeOf(server, { ...EQUAL, relevance: 0.5 }))).rejects.toThrow(ConfigError);

@@ -1,7 +1,8 @@
 /** The metrics of one model, from the scores of its runs: values with intervals over tweets, and their spread over seeds. */
 import { bootstrapMetric, jackknifeMetric, meanOverTweets } from '../metrics/bootstrap-metric';
 import type { Metric, TweetResamples, TweetStatistic } from '../metrics/bootstrap-metric';
-import { collapseMetric, derMetric, passAtKMetric } from '../metrics/pass-at-k';
+import { collapseMetric, derMetric, meanCurves, passAtKMetric } from '../metrics/pass-at-k';
+import type { MeanCurves } from '../metrics/pass-at-k';
 import { aggregateSeeds } from '../metrics/seeds';
 import type { SeedAggregate } from '../metrics/seeds';
 import { mean } from '../metrics/statistics';
@@ -38,8 +39,10 @@ export interface ModelEvaluation {
   usq_at_k: Record<Selector, Record<string, SeededMetric>>;
   /** Pass@k by further checks, by the check's name */
   other_checks: Record<string, Record<string, SeededMetric>>;
-  /** of what people replied, per token of the model's own tokenizer */
+  /** of what people replied, per token of the model's own tokenizer, behind its own prompt */
   perplexity: SeededMetric;
+  /** the tokens that it is of, in one run; models are compared by it where these are as many */
+  reference_tokens: number;
   /** every k up to n */
   der_at_k: Record<string, SeededMetric>;
   collapse_point: SeededMetric;
@@ -100,16 +103,14 @@ const REASONS: Readonly<Record<string, string>> = {
   'rouge/L': 'no reference reply',
 };
 
-interface JoinedCurves {
-  /** [run][tweet][k] */
-  all: number[][][];
-  /** [tweet][k] */
-  joined: number[][];
+interface RunCurves {
+  together: MeanCurves;
+  each: MeanCurves[];
 }
 
 /** Makes the metrics of one model from its runs, on shared resamples of the tweets. */
 class Metrics {
-  private readonly joined = new Map<string | undefined, JoinedCurves>();
+  private readonly curves = new Map<string | undefined, RunCurves>();
 
   constructor(
     private readonly runs: readonly RunScores[],
@@ -128,7 +129,8 @@ class Metrics {
 
   /** exp(-sum of log-probabilities / tokens) over the references of all tweets. */
   perplexity(): SeededMetric {
-    const reason = 'the model was not asked for the likelihood of references, or there are none';
+    const reason =
+      "the likelihood of each tweet's references under the model is not known, or there are none";
     const statistic = ({ likelihoods }: RunScores): TweetStatistic => {
       return (counts) => {
         let [sum, tokens] = [0, 0];
@@ -146,33 +148,34 @@ class Metrics {
     return seeded(this.runs, (run) => meanOverTweets(run.usq[selector][k]), this.resamples, 'no tweet');
   }
 
-  /** Curves of each run, and of the mean over them, by the first check or a further one: the same objects each time. */
-  private curvesBy(check?: string): JoinedCurves {
-    const known = this.joined.get(check);
+  /** Mean curves over all runs, by the first check or a further one, and the curve of each run. */
+  private curvesBy(check?: string): RunCurves {
+    const known = this.curves.get(check);
     if (known !== undefined) return known;
-    const all = this.runs.map((run) => (check === undefined ? run.curves : run.otherCurves[check]));
+    const { runs, resamples } = this;
+    const all = runs.map((run) => (check === undefined ? run.curves : run.otherCurves[check]));
     const joined = all[0].map((_, t) => {
       const rows = all.map((curves) => curves[t]);
       // A tweet's curve ends where the shortest of its runs does.
       const least = rows.reduce((a, b) => (b.length < a.length ? b : a));
       return least.map((_, k) => mean(rows.map((row) => row[k])));
     });
-    this.joined.set(check, { all, joined });
-    return { all, joined };
+    const alone = { level: resamples.level, counts: [once(resamples.tweets)] };
+    const made = {
+      together: meanCurves(joined, resamples),
+      each: all.map((curves) => meanCurves(curves, alone)),
+    };
+    this.curves.set(check, made);
+    return made;
   }
 
   /** A metric of the curve of Pass@k, of the mean curve over runs, with each run's own value. */
-  curve(
-    make: (curves: readonly (readonly number[])[], resamples: TweetResamples) => Metric,
-    check?: string,
-  ): SeededMetric {
-    const { runs, resamples } = this;
-    const { all, joined } = this.curvesBy(check);
-    const metric = make(joined, resamples);
-    if (runs.length < 2) return metric;
-    const alone = { ...resamples, counts: [once(resamples.tweets)] };
-    const values = all.flatMap((curves) => make(curves, alone).value ?? []);
-    if (values.length < runs.length) return metric;
+  curve(make: (curves: MeanCurves) => Metric, check?: string): SeededMetric {
+    const { together, each } = this.curvesBy(check);
+    const metric = make(together);
+    if (each.length < 2) return metric;
+    const values = each.flatMap((curves) => make(curves).value ?? []);
+    if (values.length < each.length) return metric;
     return { ...metric, seeds: { ...aggregateSeeds(values), values } };
   }
 }
@@ -230,9 +233,7 @@ export function evaluateModel(
 ): ModelEvaluation {
   const metrics = new Metrics(runs, resamples);
   const passAtK = (check?: string): Record<string, SeededMetric> =>
-    byKey(k.map(String), (size) =>
-      metrics.curve((curves, drawn) => passAtKMetric(curves, Number(size), drawn), check),
-    );
+    byKey(k.map(String), (size) => metrics.curve((curves) => passAtKMetric(curves, Number(size)), check));
   const components = Object.keys(runs[0].values).filter((name) => name.startsWith('component/'));
   return {
     n_tweets: resamples.tweets,
@@ -254,13 +255,14 @@ export function evaluateModel(
     token_entropy: metrics.corpus(({ corpus }) => resampledTokenEntropy(corpus[1])),
     rouge: byKey(['1', '2', 'L'], (kind) => metrics.value(`rouge/${kind}`)),
     perplexity: metrics.perplexity(),
+    reference_tokens: runs[0].likelihoods.reduce((sum, known) => sum + (known?.tokens ?? 0), 0),
     usq_at_k: byKey(SELECTORS, (selector) =>
       byKey(k.map(String), (size) => metrics.usq(selector, Number(size))),
     ),
     der_at_k: byKey(everyK(runs).map(String), (size) =>
-      metrics.curve((curves, drawn) => derMetric(curves, Number(size), drawn)),
+      metrics.curve((curves) => derMetric(curves, Number(size))),
     ),
-    collapse_point: metrics.curve(collapseMetric),
+    collapse_point: metrics.curve((curves) => collapseMetric(curves)),
     other_checks: Object.fromEntries(
       Object.keys(runs[0].otherCurves).map((check) => [check, passAtK(check)]),
     ),

@@ -43,7 +43,7 @@ export const parseTweetReplies: (value: unknown) => TweetReplies = parserOf(
     greedy: reply.nullish().transform((value) => value ?? undefined),
     reference: z
       .object(
-        { log_prob: z.number(), tokens: z.int().min(1), replies_sha256: z.string().optional() },
+        { log_prob: z.number().max(0), tokens: z.int().min(1), replies_sha256: z.string().optional() },
         { error: 'log_prob and tokens' },
       )
       .nullish()

@@ -93,6 +93,10 @@ models:
     ],
     ['models: { a: { replis: f } }', 'unknown key "replis"; did you mean "replies"?'],
     ['models: { a: [{ model: m, seed: 1 }, { modl: m, seed: 2 }] }', 'models.a[1]'],
+    [
+      'models: { a: { base_urll: "http://x", model: m } }',
+      'unknown key "base_urll"; did you mean "base_url"?',
+    ],
     ['models: { a: [{ modl: m, seed: 2 }] }', 'unknown key "modl"; did you mean "model"?'],
     ['models: { a: { replies: f, model: m } }', 'unknown key "model"'],
     ['models: { a: data/model }', 'models.yaml: models.a: the value is "data/model": expected'],
@@ -210,10 +214,11 @@ describe('opening replies', () => {
   it('says beside them what they were written with, and goes on with the same', async () => {
     const { own, run, settings } = openAgain();
     const written = await run();
+    const digest = expect.stringMatching(/^[0-9a-f]{64}$/) as string;
     expect(settings()).toEqual({
-      ...{ model, adapter: own, seed: 9, shots: examples.slice(0, 1) },
+      ...{ seed: 9, shots: examples.slice(0, 1), model_sha256: digest, adapter_sha256: digest },
       ...{ generations: 2, temperature: 1, top_p: 1, max_new_tokens: 6 },
-      adapter_sha256: expect.stringMatching(/^[0-9a-f]{64}$/) as string,
+      named: { model, adapter: own },
     });
     expect(await run()).toEqual(written);
     // The seed of the evaluation is not used, engagement does not touch replies.
@@ -228,18 +233,35 @@ describe('opening replies', () => {
       await expect(running).rejects.toThrow(DataError);
       await expect(running).rejects.toThrow(`m-seed_9.jsonl: was written with ${key}`);
     };
-    await refused(run({ adapter: undefined }), 'adapter "');
+    await refused(run({ adapter: undefined }), 'adapter_sha256 "');
+    await refused(run({ model: goldenPath('tiny-qwen3', 'untied-bf16') }), 'model_sha256 "');
     await refused(run({ shots: 2 }), 'shots [');
     await refused(run({}, { examples: [...examples].reverse() }), 'shots [');
     await refused(run({}, { temperature: 0.5 }), 'temperature 1; this evaluation has 0.5.');
     for (const references of [undefined, referencesOf('Bad tea')])
-      await expect(run({}, { references })).rejects.toThrow(/m-seed_9\.jsonl: .* is of other references than/);
+      await expect(run({}, { references })).rejects.toThrow(
+        /m-seed_9\.jsonl: .* is of other references than/,
+      );
     const weights = path.join(own, 'adapter_model.safetensors');
     const bytes = readFileSync(weights);
     bytes[bytes.length - 1] ^= 1;
     writeFileSync(weights, bytes);
     await refused(run(), 'adapter_sha256 "');
+    bytes[bytes.length - 1] ^= 1;
+    writeFileSync(weights, bytes);
+    // The same weights are another adapter when they are scaled in another way.
+    const config = path.join(own, 'adapter_config.json');
+    writeFileSync(config, readFileSync(config, 'utf8').replace(/"lora_alpha": \d+/, '"lora_alpha": 5'));
+    await refused(run(), 'adapter_sha256 "');
     expect(settings()).toEqual(before);
+  });
+
+  it('goes on with an adapter that was moved', async () => {
+    const { own, run } = openAgain();
+    const written = await run();
+    const elsewhere = path.join(temporaryDirectory(), 'moved');
+    cpSync(own, elsewhere, { recursive: true });
+    expect(await run({ adapter: elsewhere, model: `${model}/` })).toEqual(written);
   });
 
   it('is refused where there are fewer examples than shots, the model is not there, or a file stands in the way', async () => {

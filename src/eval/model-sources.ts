@@ -1,6 +1,6 @@
 /** Where a model's replies come from: a model with or without an adapter, one behind a server, or a file of replies. */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { readModelConfig } from '../model/config';
@@ -8,7 +8,8 @@ import { resolveModel } from '../model/hub';
 import type { DownloadProgress } from '../model/hub';
 import { loadTokenizerOf } from '../model/tokenizer';
 import { LocalPolicy } from '../policy/local';
-import { ConfigError, DataError } from '../runtime/errors';
+import { readAdapterConfig } from '../model/peft';
+import { ConfigError } from '../runtime/errors';
 import { parseStrict } from '../runtime/strict';
 import { parseYaml } from '../runtime/yaml';
 import { chatEndpointSchema, refuseSecrets } from '../rewards/chat-request';
@@ -16,8 +17,8 @@ import { policyAnswerer, repliesSha256, servedAnswerer } from './answerers';
 import type { AnswerOptions, Shot } from './answerers';
 import { readModelReplies } from './model-replies';
 import type { ModelReplies, ReadRepliesOptions, TweetReference, TweetReplies } from './model-replies';
-import { writeReplies } from './write-replies';
-import type { TweetToAnswer, WriteRepliesOptions } from './write-replies';
+import { NAMED, requireWritable, writeReplies } from './write-replies';
+import type { Answerer, TweetToAnswer, WriteRepliesOptions } from './write-replies';
 
 const seed = z.int().min(0).optional().describe('of the run; several runs of one model are aggregated');
 
@@ -41,8 +42,8 @@ const fileSchema = z.strictObject({
   seed,
 });
 
-/** One that names no file may have misspelt the key: both know the keys of either. */
-const sourceSchema = z.union([localSchema, fileSchema]);
+/** One that names no file or server may have misspelt the key: this one knows the keys of all. */
+const sourceSchema = z.union([localSchema, fileSchema, servedSchema]);
 
 /** A model's name and where its replies come from: a file, a model here, or one behind a server. */
 export type ModelSource = (
@@ -94,7 +95,7 @@ export function modelSources(models: Readonly<Record<string, unknown>>, where: s
 }
 
 export interface OpenRepliesOptions
-  extends Omit<AnswerOptions, 'shots'>, Pick<WriteRepliesOptions, 'resume' | 'onProgress'> {
+  extends Omit<AnswerOptions, 'shots'>, Pick<WriteRepliesOptions, 'resume' | 'again' | 'onProgress'> {
   /** where replies that are generated are written, a file a run */
   directory: string;
   /** what people replied: its likelihood under each model is the model's perplexity */
@@ -125,65 +126,125 @@ function shotsOf(source: ModelSource, examples: readonly Shot[]): Shot[] {
   );
 }
 
-const sha256 = (data: string | Buffer): string => createHash('sha256').update(data).digest('hex');
+/** A digest of an adapter: of its configuration, which scales it, and of its weights. */
+function adapterSha256(adapter: string): string {
+  const hash = createHash('sha256');
+  for (const file of ['adapter_config.json', 'adapter_model.safetensors'])
+    hash.update(readFileSync(path.join(adapter, file)));
+  return hash.digest('hex');
+}
 
-/** All that the replies of a run depend on beside their tweets: paths as they are named, an adapter by its bytes, too. */
-function settingsOf(
-  source: Exclude<ModelSource, { replies: string }>,
-  shots: readonly Shot[],
-  { generations, temperature, topP, maxNewTokens, seed: own }: OpenRepliesOptions,
-): Record<string, unknown> {
-  const drawn = { generations, temperature, top_p: topP, max_new_tokens: maxNewTokens };
-  const common = { model: source.model, ...drawn, seed: source.seed ?? own, shots };
-  if ('base_url' in source) return { base_url: source.base_url, ...common };
-  const { adapter } = source;
-  const weights = adapter === undefined ? null : path.join(adapter, 'adapter_model.safetensors');
-  return {
-    ...{ ...common, adapter: adapter ?? null },
-    adapter_sha256: weights !== null && existsSync(weights) ? sha256(readFileSync(weights)) : null,
+/** A digest of a model's configuration and of the names and sizes of its files: weights of gigabytes are not read for it. */
+function modelSha256(directory: string): string {
+  const files = readdirSync(directory).filter((file) => /\.(safetensors|json|jinja)$/.test(file));
+  const sizes = files.sort().map((file) => [file, statSync(path.join(directory, file)).size]);
+  const config = readFileSync(path.join(directory, 'config.json'), 'utf8');
+  return createHash('sha256')
+    .update(JSON.stringify([config, sizes]))
+    .digest('hex');
+}
+
+type Local = z.output<typeof localSchema> & { name: string };
+type Served = z.output<typeof servedSchema> & { name: string };
+
+/** A run whose replies can be had: what could be refused was refused. */
+export interface PreparedSource {
+  open(): Promise<ModelReplies>;
+}
+
+/** What every run that is written needs. */
+function planOf(source: Local | Served, tweets: readonly TweetToAnswer[], options: OpenRepliesOptions) {
+  const { generations, temperature, topP, maxNewTokens, resume, again, signal, onProgress } = options;
+  const shots = shotsOf(source, options.examples ?? []);
+  const seed = source.seed ?? options.seed;
+  const answering: AnswerOptions = { generations, temperature, topP, maxNewTokens, seed, shots, signal };
+  const drawn = { generations, temperature, top_p: topP, max_new_tokens: maxNewTokens, seed, shots };
+  const file = repliesFile(options.directory, source);
+  const write = async (answerer: Answerer, writing: WriteRepliesOptions): Promise<ModelReplies> => ({
+    ...{ name: source.name, seed: source.seed },
+    tweets: await writeReplies(answerer, tweets, file, writing),
+  });
+  return { answering, drawn, file, write, writing: { generations, resume, again, signal, onProgress } };
+}
+
+/** A likelihood on file has to be of the references that the test data have now. */
+function currentReferences(references: OpenRepliesOptions['references']) {
+  return ({ tweet_id: id, reference }: TweetReplies): string | null => {
+    const replies = references?.get(id)?.replies ?? [];
+    const isCurrent =
+      reference?.replies_sha256 === (replies.length === 0 ? undefined : repliesSha256(replies));
+    return isCurrent
+      ? null
+      : `the perplexity of tweet ${id} is of other references than the test data have now`;
   };
 }
 
-/** @throws DataError  when a likelihood in the file is of other references than those that are known now */
-function requireOwnReferences(
-  written: readonly TweetReplies[],
-  references: OpenRepliesOptions['references'],
-  file: string,
-): void {
-  const other = written.find(({ tweet_id: id, reference }) => {
-    const replies = references?.get(id)?.replies ?? [];
-    return reference?.replies_sha256 !== (replies.length === 0 ? undefined : repliesSha256(replies));
-  });
-  if (other !== undefined)
-    throw new DataError(
-      `${file}: the perplexity of tweet ${other.tweet_id} is of other references than the test data have now. Remove the file, or choose another output directory.`,
-    );
-}
-
-/** Replies of a model that is loaded for them. */
-async function writeLocally(
-  source: z.output<typeof localSchema> & { name: string },
+async function prepareLocal(
+  source: Local,
   tweets: readonly TweetToAnswer[],
-  answering: AnswerOptions,
-  writing: WriteRepliesOptions,
-  { directory, references, onDownload }: OpenRepliesOptions,
-): Promise<TweetReplies[]> {
+  options: OpenRepliesOptions,
+): Promise<PreparedSource> {
+  const { references, onDownload } = options;
+  const { answering, drawn, file, write, writing } = planOf(source, tweets, options);
   const modelDirectory = await resolveModel(source.model, onDownload);
   const config = readModelConfig(modelDirectory);
-  const tokenizer = await loadTokenizerOf(modelDirectory, config);
-  const policy = LocalPolicy.load({
-    ...{ modelDirectory, adapterDirectory: source.adapter },
-    stopTokenIds: [...new Set([...config.eosTokenIds, tokenizer.eosTokenId])],
-  });
-  try {
-    const answer = policyAnswerer(policy, tokenizer, { ...answering, references });
-    const file = repliesFile(directory, source);
-    const written = await writeReplies(answer, tweets, file, writing);
-    requireOwnReferences(written, references, file);
-    return written;
-  } finally {
-    policy.dispose();
+  const { adapter } = source;
+  if (adapter !== undefined) readAdapterConfig(adapter);
+  const settings = {
+    ...drawn,
+    model_sha256: modelSha256(modelDirectory),
+    adapter_sha256: adapter === undefined ? null : adapterSha256(adapter),
+    [NAMED]: { model: source.model, adapter: adapter ?? null },
+  };
+  const own = { ...writing, settings, problemOf: currentReferences(references) };
+  requireWritable(file, tweets, own);
+  const open = async (): Promise<ModelReplies> => {
+    const tokenizer = await loadTokenizerOf(modelDirectory, config);
+    const policy = LocalPolicy.load({
+      ...{ modelDirectory, adapterDirectory: adapter },
+      stopTokenIds: [...new Set([...config.eosTokenIds, tokenizer.eosTokenId])],
+    });
+    try {
+      return await write(policyAnswerer(policy, tokenizer, { ...answering, references }), own);
+    } finally {
+      policy.dispose();
+    }
+  };
+  return { open };
+}
+
+function prepareServed(
+  source: Served,
+  tweets: readonly TweetToAnswer[],
+  options: OpenRepliesOptions,
+): PreparedSource {
+  const { answering, drawn, file, write, writing } = planOf(source, tweets, options);
+  // Of the source without what is not the endpoint's; temperature, top-p, tokens and seed are the evaluation's.
+  const config = z.object(chatEndpointSchema.shape).parse({ ...source, seed: null });
+  const answerer = servedAnswerer(config, answering, { signal: options.signal, onNotice: options.onNotice });
+  const { base_url, model, send_seed, send_top_p, extra_body } = config;
+  const own = { ...writing, settings: { ...drawn, base_url, model, send_seed, send_top_p, extra_body } };
+  requireWritable(file, tweets, own);
+  return { open: () => write(answerer, own) };
+}
+
+/**
+ * Makes ready to read or to write a model's replies, before any model is loaded: a key that is missing, a directory that is
+ * not there, a file of other replies are refused here.
+ * @throws ConfigError, DataError, CheckpointError
+ */
+export async function prepareReplies(
+  source: ModelSource,
+  tweets: readonly TweetToAnswer[],
+  options: OpenRepliesOptions,
+): Promise<PreparedSource> {
+  if ('replies' in source) {
+    const { name, seed: run } = source;
+    const replies = await readModelReplies(name, source.replies, { ...options.reading, seed: run });
+    return { open: () => Promise.resolve(replies) };
   }
+  if (!('base_url' in source)) return prepareLocal(source, tweets, options);
+  return prepareServed(source, tweets, options);
 }
 
 /**
@@ -196,24 +257,5 @@ export async function openModelReplies(
   tweets: readonly TweetToAnswer[],
   options: OpenRepliesOptions,
 ): Promise<ModelReplies> {
-  const { name } = source;
-  if ('replies' in source)
-    return readModelReplies(name, source.replies, { ...options.reading, seed: source.seed });
-  const { generations, temperature, topP, maxNewTokens, resume, signal, onProgress, onNotice } = options;
-  const shots = shotsOf(source, options.examples ?? []);
-  const answering: AnswerOptions = {
-    ...{ generations, temperature, topP, maxNewTokens, shots, signal },
-    seed: source.seed ?? options.seed,
-  };
-  const settings = settingsOf(source, shots, options);
-  const writing: WriteRepliesOptions = { generations, resume, settings, signal, onProgress };
-  if (!('base_url' in source)) {
-    const written = await writeLocally(source, tweets, answering, writing, options);
-    return { name, seed: source.seed, tweets: written };
-  }
-  // Of the source without what is not the endpoint's; temperature, top-p, tokens and seed are the evaluation's.
-  const config = z.object(chatEndpointSchema.shape).parse({ ...source, seed: null });
-  const answer = servedAnswerer(config, answering, { signal, onNotice });
-  const written = await writeReplies(answer, tweets, repliesFile(options.directory, source), writing);
-  return { name, seed: source.seed, tweets: written };
+  return (await prepareReplies(source, tweets, options)).open();
 }

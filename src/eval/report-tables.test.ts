@@ -54,6 +54,19 @@ const cellsOf = (text: string, start: string): string[] =>
     .flatMap((line) => line.slice(2, -2).split(' | '));
 
 describe('a collapse point beyond the last k', () => {
+  it.each([
+    ['the larger one where no other reaches so far', [BEYOND, at(3), at(4)], 'rising'],
+    ['unknown beside a larger one of more replies', [BEYOND, at(8), at(2)], null],
+    ['shared between two', [BEYOND, BEYOND, at(2)], null],
+    [
+      'not compared with what does not exist',
+      [BEYOND, { value: null, reason: 'one reply' }, at(2)],
+      'rising',
+    ],
+  ])('is %s', (_, points, winner) => {
+    expect(rowOf(withPoints(...(points as SeededMetric[])), 'Collapse point, k').winner).toBe(winner);
+  });
+
   it('is what comes of replies of which each adds something', () => {
     const { rising, flat } = evaluation.models;
     expect(rising.collapse_point).toMatchObject({ value: null, beyond: 4 });

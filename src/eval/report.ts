@@ -21,7 +21,9 @@ type Pick = (model: ModelEvaluation) => SeededMetric;
 type Definition = [string, Better, Pick, Comparison['metric'] | null];
 
 /** Metrics of the main table with the comparison that decides whether a winner is clear. */
-function definitions({ k, other_quality: others }: Evaluation['settings']): Definition[] {
+function definitions({ settings: { k, other_quality: others }, models }: Evaluation): Definition[] {
+  const known = Object.values(models).filter(({ perplexity }) => perplexity.value !== null);
+  const isOneTokenizer = new Set(known.map((model) => model.reference_tokens)).size === 1;
   const passes = k.map((size): Definition => [
     `Pass@${size}`,
     'higher',
@@ -55,7 +57,7 @@ function definitions({ k, other_quality: others }: Evaluation['settings']): Defi
     ['ROUGE-1', 'higher', (model) => model.rouge[1], null],
     ['ROUGE-2', 'higher', (model) => model.rouge[2], null],
     ['ROUGE-L', 'higher', (model) => model.rouge.L, 'rouge_L'],
-    ['Perplexity of references', 'lower', (model) => model.perplexity, null],
+    ['Perplexity of references', isOneTokenizer ? 'lower' : null, (model) => model.perplexity, null],
     [`USQ@${most}, reward selects`, 'higher', (model) => model.usq_at_k.reward[String(most)], null],
     [`USQ@${most}, longest`, 'higher', (model) => model.usq_at_k.longest[String(most)], null],
     [`DER@${most}`, 'higher', (model) => model.der_at_k[String(most)], null],
@@ -105,9 +107,10 @@ function knownValues(
 }
 
 /** The main table. A metric that no model has is left out. */
-export function metricRows({ models, settings, comparisons }: Evaluation): MetricRow[] {
+export function metricRows(evaluation: Evaluation): MetricRow[] {
+  const { models, comparisons } = evaluation;
   const names = Object.keys(models);
-  return definitions(settings).flatMap(([metric, better, pick, tested]) => {
+  return definitions(evaluation).flatMap(([metric, better, pick, tested]) => {
     const values = names.map((name) => pick(models[name]));
     const known = knownValues(names, values);
     if (known.length === 0) return [];
@@ -160,6 +163,7 @@ export function legend({ settings, models, degraded }: Evaluation): string[] {
     `${first.n_tweets} tweets. In brackets: bootstrap ${100 * settings.level} % interval over tweets (${settings.resamples.toLocaleString('en-US')} resamples, percentile method; distinct-n and entropy: jackknife).${seeds > 1 ? ` After ±: standard deviation over ${seeds} seeds; values are means over seeds.` : ''}`,
     `A reply passes when it has ${settings.quality}.${settings.other_quality.map((check, i) => ` Check ${i + 2}: ${check}.`).join('')} DER and the collapse point are of the mean curve of Pass@k; "> n" is one that n replies do not reach.`,
     `Reward: ${settings.reward}.${settings.learned === null ? '' : ` Engagement: ${settings.learned}.`}`,
+    "Self-BLEU, semantic diversity and distinct-2 of a tweet are of its replies that have words. Perplexity is per token of a model's own tokenizer, behind its own prompt.",
     `Winner: the best value; ** marks one that differs from every other model by the paired t-test over tweets with p < 0.05 and |d| >= 0.3 (${settings.correction}).`,
     ...degraded.map((line) => `Note: ${line}.`),
   ];

@@ -12,6 +12,7 @@ import type { CorpusCounts } from '../metrics/vocabulary';
 import type { Embedder } from '../rewards/embeddings';
 import type { Reward, RewardResult } from '../rewards/reward';
 import { NumericError } from '../runtime/errors';
+import { repliesSha256 } from './answerers';
 import { scoreReplies } from './labelled-pairs';
 import type { ModelReplies, TweetReference, TweetReplies } from './model-replies';
 import type { QualityCheck } from './quality';
@@ -121,6 +122,18 @@ function scoredValues(
   };
 }
 
+/** Of the references that are known now; null for all where one of them has none: a mean over others would be another. */
+function likelihoodsOf(
+  tweets: readonly TweetReplies[],
+  references: Scorers['references'],
+): RunScores['likelihoods'] {
+  const asked = tweets.map(({ tweet_id: id }) => references?.get(id)?.replies ?? []);
+  const isComplete = tweets.every(
+    ({ reference }, t) => asked[t].length === 0 || reference?.replies_sha256 === repliesSha256(asked[t]),
+  );
+  return tweets.map(({ reference }, t) => (isComplete && asked[t].length > 0 ? (reference ?? null) : null));
+}
+
 /** Sampled replies and the greedy one, in a row. */
 const allReplies = ({ generations, greedy }: TweetReplies): string[] =>
   greedy === undefined ? generations : [...generations, greedy];
@@ -185,7 +198,7 @@ export async function scoreRun(model: ModelReplies, scorers: Scorers): Promise<R
     seed,
     counts: tweets.map(({ generations }) => generations.length),
     values: Object.fromEntries(Object.keys(rows[0]).map((name) => [name, rows.map((row) => row[name])])),
-    likelihoods: tweets.map(({ reference }) => reference ?? null),
+    likelihoods: likelihoodsOf(tweets, references),
     curves: curvesOf(first),
     otherCurves: Object.fromEntries(others.map((check) => [check.name, curvesOf(check)])),
     usq: Object.fromEntries(SELECTORS.map((selector) => [selector, usqOf(selector)])) as RunScores['usq'],

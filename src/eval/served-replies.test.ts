@@ -1,6 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { parseLines, temporaryDirectory } from '../../test/cli';
 import { cacheFiles, failureOf, startJudge } from '../../test/judge-server';
 import type { Behaviour, ChatRequest, JudgeServer } from '../../test/judge-server';
@@ -179,7 +179,7 @@ describe('what a served model says', () => {
   const quiet = { sleep: () => Promise.resolve(), onNotice: () => undefined };
   const ask = async (script: Parameters<typeof startJudge>[0]) => {
     const [server, cache] = [await startJudge(script), temporaryDirectory()];
-    const answer = servedAnswerer(config(server, cache), answering, quiet);
+    const { answer } = servedAnswerer(config(server, cache), answering, quiet);
     return { server, cache, rows: () => answer(tweets.slice(0, 1)) };
   };
 
@@ -199,8 +199,46 @@ describe('what a served model says', () => {
     expect(server.requests).toHaveLength(2);
     // From the cache, too.
     const again = servedAnswerer(config(server, cache), answering, quiet);
-    expect(await again(tweets.slice(0, 1))).toEqual(expected);
+    expect(await again.answer(tweets.slice(0, 1))).toEqual(expected);
     expect(server.requests).toHaveLength(2);
+  });
+
+  it('is refused where it repeats the key, and is kept nowhere', async () => {
+    vi.stubEnv('SERVED_KEY', 'sk-0123456789abcdef');
+    const server = await startJudge(({ headers }) => ({ content: `You sent ${headers.authorization}` }));
+    const [cache, directory] = [temporaryDirectory(), temporaryDirectory()];
+    const source = { ...sourceOf(server, cache), api_key_env: 'SERVED_KEY' };
+    const given = { ...options, directory, onNotice: () => undefined };
+    const error = await failureOf(openModelReplies(source, tweets, given));
+    vi.unstubAllEnvs();
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(error.message).toContain('an answer that repeats the key');
+    expect(`${error.message} ${String(error.stack)}`).not.toContain('sk-0123');
+    expect([cacheFiles(cache), readdirSync(directory)]).toEqual([[], ['served.settings.json']]);
+  });
+
+  it('is asked for without seed and top-p, and with further fields, where its server wants that', async () => {
+    const server = await startJudge((_, n) => ({ content: `reply ${n}` }));
+    const plain = sourceOf(server, temporaryDirectory());
+    const extra_body = { chat_template_kwargs: { enable_thinking: false } };
+    const source = { ...plain, send_seed: false, send_top_p: false, extra_body } as typeof plain;
+    const { tweets: rows } = await openModelReplies(source, tweets.slice(0, 1), {
+      ...{ ...options, directory: temporaryDirectory() },
+    });
+    expect(new Set(rows[0].generations).size).toBe(rows[0].generations.length);
+    for (const { body } of server.requests) {
+      expect(body).not.toHaveProperty('seed');
+      expect(body).not.toHaveProperty('top_p');
+      expect(body).toMatchObject(extra_body);
+    }
+  });
+
+  it('names a refusal, which is no text', async () => {
+    const body = { choices: [{ message: { content: null, refusal: 'I may not' }, finish_reason: 'stop' }] };
+    const { rows } = await ask(() => ({ body: JSON.stringify(body) }));
+    expect((await failureOf(rows())).message).toContain(
+      'a message without a text (finish_reason stop, refusal',
+    );
   });
 
   it('is no reply where it was cut off in its thoughts: it is asked again, then refused', async () => {
@@ -209,7 +247,7 @@ describe('what a served model says', () => {
     const error = await failureOf(rows());
     expect(error).toBeInstanceOf(JudgeError);
     expect(error.message).toContain('after 3 requests');
-    expect(error.message).toContain('cut off at max_tokens within its thoughts; raise it');
+    expect(error.message).toContain('cut off within its thoughts: allow more new tokens');
     expect(server.requests).toHaveLength(3);
     expect(cacheFiles(cache)).toEqual([]);
     const once = await ask((_request, n) => (n === 0 ? thinking : { content: 'Tea.' }));
@@ -240,13 +278,15 @@ describe('a server that fails', () => {
     const given = { ...options, directory, onNotice: () => undefined };
     const file = path.join(directory, 'served.jsonl');
     await openModelReplies(source, tweets.slice(0, 1), given);
-    const before = readFileSync(file);
+    const before = parseLines<TweetReplies>(readFileSync(file, 'utf8'));
     const error = await failureOf(openModelReplies(source, tweets, { ...given, resume: true }));
     expect(error).toBeInstanceOf(JudgeError);
     expect(error.message).toMatch(/no answer after one request, at last: status 503.*run again to go on/);
-    expect(readFileSync(file).equals(before)).toBe(true);
-    // The samples of the second tweet were answered; they are kept, too, and not asked for again.
-    expect(server.requests).toHaveLength(4 + 3 + 1);
+    // The second tweet was answered: it is on file, too, and not asked for again.
+    const kept = parseLines<TweetReplies>(readFileSync(file, 'utf8'));
+    expect(kept.map(({ tweet_id: id }) => id)).toEqual(['t0', 't1']);
+    expect(kept[0]).toEqual(before[0]);
+    expect(server.requests).toHaveLength(4 + 4 + 1);
     broken = false;
     const { tweets: rows } = await openModelReplies(source, tweets, { ...given, resume: true });
     expect(server.requests).toHaveLength(8 + 1 + 4);
@@ -299,6 +339,7 @@ describe('a served model of a YAML file', () => {
           concurrency: 4,
           cache_directory: '.cache/replies',
           shots: 0,
+          ...{ send_seed: true, send_top_p: true, extra_body: {} },
         },
       },
     ]);

@@ -4,6 +4,7 @@ import { marked, options, repliesOf, rewardsOf } from '../../test/evaluation-tas
 import { parseRecord } from '../data/records';
 import { ConfigError, DataError, NumericError } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
+import { repliesSha256 } from './answerers';
 import { referencesOf } from './model-replies';
 import type { ModelReplies } from './model-replies';
 import { evaluateModels } from './suite';
@@ -28,8 +29,17 @@ const everything: Partial<EvaluateOptions> = {
 const greedy = ['a #0.1', 'b #0.2', 'c #0.3', 'd #0.4'];
 const full = (name: string, seed?: number): ModelReplies => {
   const model = repliesOf(name, rowsOf(name), { seed, greedy });
-  const reference = { log_prob: -name.length, tokens: 4 };
-  return { ...model, tweets: model.tweets.map((tweet) => ({ ...tweet, reference })) };
+  const reference = (id: string) => ({
+    ...{
+      log_prob: -name.length,
+      tokens: 4,
+      replies_sha256: repliesSha256(references.get(id)?.replies ?? []),
+    },
+  });
+  return {
+    ...model,
+    tweets: model.tweets.map((tweet) => ({ ...tweet, reference: reference(tweet.tweet_id) })),
+  };
 };
 
 type Json = null | number | string | boolean | Json[] | { [key: string]: Json };

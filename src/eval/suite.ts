@@ -33,6 +33,8 @@ export interface EvaluateOptions {
   k?: readonly number[];
   /** asked which of two models' replies is better, for every two models */
   judge?: Judge;
+  /** Given the evaluation before the judge is asked: what it costs need not be lost with an answer that does not come. */
+  beforeJudge?: (evaluation: Evaluation) => Promise<void>;
   /** of self-BLEU, distinct-n, richness and entropy; default wordpunct */
   tokenizer?: TokenizerName;
   /** of the bootstrap, default 1 */
@@ -110,11 +112,16 @@ function checksOf({ quality, otherQuality = [], examiner }: EvaluateOptions): Qu
   const byName = new Map(others.map((check) => [check.name, check]));
   byName.delete(first.name);
   const checks = [first, ...byName.values()];
-  if (examiner === undefined && checks.some(({ needsTruth }) => needsTruth))
-    throw new ConfigError(
-      'quality: min_world_quality is given, but the tweets are not of the embedded world; expected its tweets. Ask for a least reward instead.',
-    );
+  if (checks.some(({ needsTruth }) => needsTruth)) requireTruth(examiner !== undefined);
   return checks;
+}
+
+/** @throws ConfigError  when a check asks for a truth that is not known */
+export function requireTruth(isKnown: boolean): void {
+  if (isKnown) return;
+  throw new ConfigError(
+    'min_world_quality is given, but the tweets are not of the embedded world; expected its tweets. Ask for a least reward instead.',
+  );
 }
 
 /** Runs by the name of their model, in the order in which the names came. */
@@ -122,6 +129,7 @@ async function scoreModels(
   models: readonly ModelReplies[],
   options: EvaluateOptions,
   k: readonly number[],
+  quality: readonly QualityCheck[],
 ): Promise<Map<string, RunScores[]>> {
   const { reward, learned, examiner, embedder, references, tokenizer = 'wordpunct', signal } = options;
   const scored = new Map<string, RunScores[]>();
@@ -129,8 +137,7 @@ async function scoreModels(
   for (const [i, model] of models.entries()) {
     options.onProgress?.(i, total, model.name);
     const run = await scoreRun(model, {
-      ...{ reward, learned, examiner, embedder, references, tokenizer, signal, k },
-      quality: checksOf(options),
+      ...{ reward, learned, examiner, embedder, references, tokenizer, signal, k, quality },
     });
     scored.set(model.name, [...(scored.get(model.name) ?? []), run]);
   }
@@ -178,8 +185,9 @@ export async function evaluateModels(
   const k = [...new Set(options.k ?? [1, 5, 10])].sort((a, b) => a - b);
   requireK(k, models);
   if (options.judge !== undefined) requirePairs(models);
-  const [check, ...others] = checksOf(options).map(({ name }) => name);
-  const scored = await scoreModels(models, options, k);
+  const checks = checksOf(options);
+  const [check, ...others] = checks.map(({ name }) => name);
+  const scored = await scoreModels(models, options, k, checks);
   const { tweets } = models[0];
   const drawn = resampleTweets(tweets.length, { seed, resamples, level: LEVEL });
   const engagement = tweets.map(({ tweet_id: id }) => options.references?.get(id)?.engagement ?? null);
@@ -189,7 +197,7 @@ export async function evaluateModels(
     await new Promise((resolve) => setImmediate(resolve));
     evaluations[name] = evaluateModel(runs, k, engagement, drawn);
   }
-  return {
+  const evaluation: Evaluation = {
     ...{ format: 'grpolab-evaluation', version: 2 },
     settings: {
       ...{ reward: reward.name, learned: learned?.name ?? null, quality: check, other_quality: others },
@@ -199,7 +207,10 @@ export async function evaluateModels(
     degraded: [...new Set([...reward.degraded, ...(learned?.degraded ?? [])])],
     models: evaluations,
     comparisons: compareModels(scored, k, drawn),
-    judge: options.judge === undefined ? null : await judgeAll(models, options.judge, { seed, resamples }),
+    judge: null,
     samples: samplesOf(scored),
   };
+  if (options.judge === undefined) return evaluation;
+  await options.beforeJudge?.(evaluation);
+  return { ...evaluation, judge: await judgeAll(models, options.judge, { seed, resamples }) };
 }

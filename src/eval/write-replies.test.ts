@@ -260,6 +260,7 @@ describe('going on with replies', () => {
     const [first] = bytes.toString().split('\n');
     await refused(first, {}, ': holds replies already');
     await refused('notes of mine', {}, ': holds replies already');
+    await refused('notes of mine', { resume: true }, ': its last line is not one of replies');
   });
 
   it('is refused where the file has other tweets, another text of one, or another number of replies', async () => {

@@ -1,5 +1,5 @@
 /** A model's replies to tweets, written line by line, so that an interrupted evaluation goes on where it stopped. */
-import { appendFileSync, existsSync, readFileSync, truncateSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, statSync, truncateSync } from 'node:fs';
 import path from 'node:path';
 import { parseJsonLine } from '../data/json-line';
 import {
@@ -20,14 +20,22 @@ export interface TweetToAnswer {
   tweet: string;
 }
 
-/** Writes the sampled replies and the greedy one to some tweets, in their order. */
-export type Answerer = (tweets: readonly TweetToAnswer[]) => Promise<TweetReplies[]>;
+export interface Answerer {
+  /** tweets that are answered between two writes */
+  chunk: number;
+  /** The sampled replies and the greedy one to some tweets, in their order. */
+  answer(tweets: readonly TweetToAnswer[]): Promise<TweetReplies[]>;
+}
 
 export interface WriteRepliesOptions {
   /** sampled replies a tweet */
   generations: number;
   /** Go on with a file that is there. */
   resume?: boolean;
+  /** Put new replies in the place of those of a file that is there. */
+  again?: boolean;
+  /** What speaks against a line that is there; null for nothing. */
+  problemOf?: (line: TweetReplies) => string | null;
   /** Whatever else the replies depend on: kept beside the file, and compared before it is gone on with. */
   settings?: Readonly<Record<string, unknown>>;
   signal?: AbortSignal;
@@ -35,8 +43,8 @@ export interface WriteRepliesOptions {
   onProgress?: (done: number, total: number, written: number) => void;
 }
 
-/** Replies sampled between two writes. */
-const ROWS_PER_CHUNK = 320;
+/** The key of settings that are kept for the reader alone: a directory may move. */
+export const NAMED = 'named';
 
 function contentOf(file: string): Buffer {
   if (!existsSync(file)) return Buffer.alloc(0);
@@ -60,14 +68,15 @@ function parseLines(file: string, text: string): TweetReplies[] {
 }
 
 /**
- * What of a file belongs to this evaluation. What a crash left of a line is cut off.
- * @throws DataError  when it holds another number of replies, or other tweets: then it stays as it is
+ * What of a file belongs to this evaluation, and where its last whole line ends: behind it is what a crash left of one.
+ * @throws DataError  when it was written with other settings, or holds another number of replies, or other tweets
  */
 function doneBefore(
   file: string,
   tweets: readonly TweetToAnswer[],
-  { generations, resume, settings }: WriteRepliesOptions,
-): Map<string, TweetReplies> {
+  { generations, resume, again, settings, problemOf }: WriteRepliesOptions,
+): { lines: TweetReplies[]; end: number } {
+  if (again === true) return { lines: [], end: 0 };
   const content = contentOf(file);
   if (content.length > 0 && resume !== true)
     throw new DataError(
@@ -88,8 +97,19 @@ function doneBefore(
       `${file}: tweet ${odd.tweet_id} with ${odd.generations.length} replies is not of this evaluation (${generations} replies to each of ${tweets.length} tweets). Choose another output directory.`,
     );
   if (lines.length > 0 && settings !== undefined) requireSameSettings(file, settings);
-  if (end < content.length) truncateSync(file, end);
-  return new Map(lines.map((line) => [line.tweet_id, line]));
+  const problem = lines.map((line) => problemOf?.(line) ?? null).find((one) => one !== null);
+  if (problem !== undefined)
+    throw new DataError(`${file}: ${problem}. Remove the file, or choose another output directory.`);
+  return { lines, end };
+}
+
+/** @throws DataError  when `writeReplies` would refuse the file; nothing is changed */
+export function requireWritable(
+  file: string,
+  tweets: readonly TweetToAnswer[],
+  options: WriteRepliesOptions,
+): void {
+  doneBefore(file, tweets, options);
 }
 
 /** `m.jsonl` was written with what `m.settings.json` says. */
@@ -103,7 +123,8 @@ function requireSameSettings(file: string, settings: Readonly<Record<string, unk
     throw new DataError(`${file}: ${settingsFile(file)}, how it was written, is not there. ${advice}`);
   const [old, own] = [before as Record<string, unknown>, JSON.parse(strictJson(settings)) as typeof settings];
   const isSame = (key: string): boolean => JSON.stringify(old[key]) === JSON.stringify(own[key]);
-  const key = [...new Set([...Object.keys(own), ...Object.keys(old)])].find((each) => !isSame(each));
+  const keys = [...new Set([...Object.keys(own), ...Object.keys(old)])].filter((each) => each !== NAMED);
+  const key = keys.find((each) => !isSame(each));
   if (key === undefined) return;
   const shown = (value: unknown): string => {
     const text = value === undefined ? 'nothing' : JSON.stringify(value);
@@ -123,23 +144,24 @@ function requireSameSettings(file: string, settings: Readonly<Record<string, unk
  * @throws the reason of the signal; what is written stays
  */
 export async function writeReplies(
-  answer: Answerer,
+  answerer: Answerer,
   tweets: readonly TweetToAnswer[],
   file: string,
   options: WriteRepliesOptions,
 ): Promise<TweetReplies[]> {
-  const { generations, settings, signal, onProgress } = options;
+  const { settings, signal, onProgress } = options;
+  const { lines: known, end } = doneBefore(file, tweets, options);
   await ensureDirectory(path.dirname(file));
-  const done = doneBefore(file, tweets, options);
+  if (existsSync(file) && end < statSync(file).size) truncateSync(file, end);
+  const done = new Map(known.map((line) => [line.tweet_id, line]));
   const before = done.size;
   if (before === 0 && settings !== undefined)
     await atomicWriteFile(settingsFile(file), `${strictJson(settings, 2)}\n`);
   onProgress?.(before, tweets.length, 0);
   const left = tweets.filter(({ tweet_id: id }) => !done.has(id));
-  const size = Math.max(1, Math.floor(ROWS_PER_CHUNK / generations));
-  for (let start = 0; start < left.length; start += size) {
+  for (let start = 0; start < left.length; start += answerer.chunk) {
     signal?.throwIfAborted();
-    const lines = await answer(left.slice(start, start + size));
+    const lines = await answerer.answer(left.slice(start, start + answerer.chunk));
     try {
       appendFileSync(file, lines.map((line) => `${strictJson(line)}\n`).join(''));
     } catch (error) {

@@ -17,22 +17,22 @@ const SETTINGS = {
 const options: WriteRepliesOptions = { generations: 160, settings: SETTINGS };
 
 /** Answers with the tweet's id, and tells what it was asked. @param failAt  fails at so many tweets and more */
-function answering(failAt = Infinity): { answer: Answerer; asked: string[] } {
+function answering(failAt = Infinity): { answerer: Answerer; asked: string[] } {
   const asked: string[] = [];
-  const answer: Answerer = (some) => {
+  const answer: Answerer['answer'] = (some) => {
     if (asked.length >= failAt) return Promise.reject(new Error('out of tea'));
     asked.push(...some.map(({ tweet_id: id }) => id));
     return Promise.resolve(
       some.map((tweet) => ({ ...tweet, generations: new Array<string>(160).fill(`to ${tweet.tweet_id}`) })),
     );
   };
-  return { answer, asked };
+  return { answerer: { chunk: 2, answer }, asked };
 }
 const write = (
   file: string,
   own: Partial<WriteRepliesOptions> = {},
   some: readonly TweetToAnswer[] = tweets,
-) => writeReplies(answering().answer, some, file, { ...options, ...own });
+) => writeReplies(answering().answerer, some, file, { ...options, ...own });
 
 const place = (): string => path.join(temporaryDirectory(), 'm.jsonl');
 const sideOf = (file: string): string => path.join(path.dirname(file), 'm.settings.json');
@@ -46,7 +46,7 @@ const contentOf = (file: string): Record<string, string> =>
 /** A file that was stopped behind its first chunk. */
 async function stopped(): Promise<string> {
   const file = place();
-  const writing = writeReplies(answering(2).answer, tweets, file, options);
+  const writing = writeReplies(answering(2).answerer, tweets, file, options);
   await expect(writing).rejects.toThrow('out of tea');
   return file;
 }
@@ -58,8 +58,8 @@ async function refused(
   ...messages: (string | RegExp)[]
 ): Promise<void> {
   const before = contentOf(file);
-  const { answer, asked } = answering();
-  const writing = writeReplies(answer, tweets, file, { ...options, resume: true, ...own });
+  const { answerer, asked } = answering();
+  const writing = writeReplies(answerer, tweets, file, { ...options, resume: true, ...own });
   await expect(writing).rejects.toThrow(DataError);
   await expect(writing).rejects.not.toThrow(/\n/);
   for (const message of messages) await expect(writing).rejects.toThrow(message);
@@ -71,10 +71,13 @@ describe('the settings of replies', () => {
   it('stand beside the file, are there before the first reply, and are written once', async () => {
     const file = place();
     let [early, late] = [{}, {}];
-    const { answer } = answering();
-    const watching: Answerer = (some) => {
-      early = JSON.parse(readFileSync(sideOf(file), 'utf8')) as object;
-      return answer(some);
+    const { answerer } = answering();
+    const watching: Answerer = {
+      ...answerer,
+      answer: (some) => {
+        early = JSON.parse(readFileSync(sideOf(file), 'utf8')) as object;
+        return answerer.answer(some);
+      },
     };
     await writeReplies(watching, tweets, file, options);
     late = JSON.parse(readFileSync(sideOf(file), 'utf8')) as object;
@@ -88,8 +91,8 @@ describe('the settings of replies', () => {
 
   it('let a file be gone on with that was written by the same ones', async () => {
     const [file, whole] = [await stopped(), place()];
-    const { answer, asked } = answering();
-    await writeReplies(answer, tweets, file, { ...options, resume: true });
+    const { answerer, asked } = answering();
+    await writeReplies(answerer, tweets, file, { ...options, resume: true });
     await write(whole);
     expect(asked).toEqual(['t2', 't3', 't4']);
     expect(contentOf(file)).toEqual(contentOf(whole));
@@ -146,7 +149,7 @@ describe('the settings of replies', () => {
 
   it('of a run that wrote no reply are replaced by the next one', async () => {
     const file = place();
-    await expect(writeReplies(answering(0).answer, tweets, file, options)).rejects.toThrow('out of tea');
+    await expect(writeReplies(answering(0).answerer, tweets, file, options)).rejects.toThrow('out of tea');
     expect(Object.keys(contentOf(file))).toEqual(['m.settings.json']);
     const settings = { ...SETTINGS, temperature: 1 };
     await write(file, { settings });
@@ -181,7 +184,7 @@ describe('progress', () => {
     const seen: number[][] = [];
     const onProgress = (...numbers: number[]): void => void seen.push(numbers);
     const file = place();
-    const writing = writeReplies(answering(4).answer, tweets, file, { ...options, onProgress });
+    const writing = writeReplies(answering(4).answerer, tweets, file, { ...options, onProgress });
     await expect(writing).rejects.toThrow('out of tea');
     expect(seen).toEqual([
       [0, 5, 0],

@@ -9,6 +9,7 @@ import {
   derAtK,
   derLabel,
   derMetric,
+  meanCurves,
   meanPassAtKCurve,
   passAtK,
   passAtKCurve,
@@ -143,9 +144,9 @@ describe('the metrics of many tweets', () => {
 
   it('have a value inside their interval', () => {
     for (const metric of [
-      passAtKMetric(curves, 5, resamples),
-      derMetric(curves, 5, resamples),
-      collapseMetric(curves, resamples, 0.05),
+      passAtKMetric(meanCurves(curves, resamples), 5),
+      derMetric(meanCurves(curves, resamples), 5),
+      collapseMetric(meanCurves(curves, resamples), 0.05),
     ]) {
       if (metric.value === null) throw new Error(metric.reason);
       expect(metric.ci[0]).toBeLessThanOrEqual(metric.value);
@@ -156,23 +157,28 @@ describe('the metrics of many tweets', () => {
   it('say why there is none: nothing passes, no collapse, one reply', () => {
     const none = [passAtKCurve(3, 0), passAtKCurve(3, 0)];
     const two = resampleTweets(2, { seed: 1, resamples: 10 });
-    expect(derMetric(none, 3, two)).toEqual({ value: null, reason: 'Pass@1 is 0: DER divides by it' });
+    expect(derMetric(meanCurves(none, two), 3)).toEqual({
+      value: null,
+      reason: 'Pass@1 is 0: DER divides by it',
+    });
     const rising = [passAtKCurve(3, 1), passAtKCurve(3, 1)];
-    expect(collapseMetric(rising, two)).toEqual({
+    expect(collapseMetric(meanCurves(rising, two))).toEqual({
       value: null,
       reason: expect.stringMatching(/k = 3/) as string,
       beyond: 3,
     });
     const single = [passAtKCurve(1, 1), passAtKCurve(1, 0)];
-    expect(collapseMetric(single, two)).toEqual({
+    expect(collapseMetric(meanCurves(single, two))).toEqual({
       value: null,
       reason: expect.stringMatching(/one reply/) as string,
     });
   });
 
   it('refuse a k that a tweet has too few replies for', () => {
-    expect(() => passAtKMetric([...curves.slice(1), passAtKCurve(2, 1)], 5, resamples)).toThrow(ShapeError);
-    expect(() => derMetric(curves, 6, resamples)).toThrow(ShapeError);
+    expect(() => passAtKMetric(meanCurves([...curves.slice(1), passAtKCurve(2, 1)], resamples), 5)).toThrow(
+      ShapeError,
+    );
+    expect(() => derMetric(meanCurves(curves, resamples), 6)).toThrow(ShapeError);
   });
 });
 
@@ -196,11 +202,8 @@ describe('the collapse point of many tweets', () => {
       fc.property(table, ([passes, threshold, seed]) => {
         const n = 5;
         const curves = passes.map((c) => passAtKCurve(n, c));
-        const metric = collapseMetric(
-          curves,
-          resampleTweets(curves.length, { seed, resamples: 40 }),
-          threshold,
-        );
+        const drawn = resampleTweets(curves.length, { seed, resamples: 40 });
+        const metric = collapseMetric(meanCurves(curves, drawn), threshold);
         const points = [...resampleIndices(curves.length, 40, seed)].map((row) =>
           pointOf(
             Array.from(row, (t) => curves[t]),
@@ -235,8 +238,12 @@ describe('the collapse point of many tweets', () => {
     const never = resamples.counts.filter((counts) => counts[0] > 0).length;
     expect(never / 500).toBeCloseTo(1 - 0.75 ** 4, 1);
     // Its share of the mean is 1/4 as it is drawn once: 1/12 a reply.
-    expect(collapseMetric(curves, resamples, 0.0834)).toEqual({ value: 2, ci: [2, 3], beyond: 3 });
-    expect(collapseMetric(curves, resamples, 0.0833)).toMatchObject({ value: null, beyond: 3 });
-    expect(collapseMetric(curves, resamples, 0.34)).toEqual({ value: 2, ci: [2, 2] });
+    expect(collapseMetric(meanCurves(curves, resamples), 0.0834)).toEqual({
+      value: 2,
+      ci: [2, 3],
+      beyond: 3,
+    });
+    expect(collapseMetric(meanCurves(curves, resamples), 0.0833)).toMatchObject({ value: null, beyond: 3 });
+    expect(collapseMetric(meanCurves(curves, resamples), 0.34)).toEqual({ value: 2, ci: [2, 2] });
   });
 });

@@ -1,9 +1,9 @@
 /** How likely one of k replies is to pass, and what follows from the curve: DER@k and the collapse point. */
 
 import { ShapeError } from '../runtime/errors';
-import { bootstrapMetric } from './bootstrap-metric';
-import type { Metric, TweetResamples, TweetStatistic } from './bootstrap-metric';
+import type { Metric, TweetResamples } from './bootstrap-metric';
 import { requireWhole } from './checks';
+import { percentileInterval } from './statistics';
 
 /**
  * Pass@k of one tweet without bias: the share of the subsets of k of the n replies with one that passes,
@@ -97,59 +97,56 @@ export function collapsePoint(curve: readonly number[], threshold = COLLAPSE_THR
   return null;
 }
 
-type Curves = readonly (readonly number[])[];
+/** Mean curves of Pass@1..Pass@n: of all tweets, and of every resample of them. */
+export interface MeanCurves {
+  whole: number[];
+  resampled: readonly number[][];
+  level: number;
+}
 
-/** Mean curves of resamples: Pass@k, DER@k and the collapse point, at every k, ask for the same ones. */
-const meanCurves = new WeakMap<Curves, WeakMap<ArrayLike<number>, number[]>>();
-
-/** A function of the mean curve of the drawn tweets. The rows of resamples may not be changed afterwards. */
-function ofMeanCurve(curves: Curves, statistic: (curve: readonly number[]) => number | null): TweetStatistic {
-  const known = meanCurves.get(curves) ?? new WeakMap<ArrayLike<number>, number[]>();
-  meanCurves.set(curves, known);
-  return (counts) => {
-    const curve = known.get(counts) ?? meanPassAtKCurve(curves, counts);
-    known.set(counts, curve);
-    return statistic(curve);
+/** What Pass@k, DER@k and the collapse point of the same tweets are made from. @param curves  one `passAtKCurve` a tweet */
+export function meanCurves(
+  curves: readonly (readonly number[])[],
+  { counts, level }: Pick<TweetResamples, 'counts' | 'level'>,
+): MeanCurves {
+  return {
+    whole: meanPassAtKCurve(curves),
+    resampled: counts.map((row) => meanPassAtKCurve(curves, row)),
+    level,
   };
 }
 
-/** Mean Pass@k over tweets with its interval. @throws ShapeError when a tweet has fewer than k replies. */
-export function passAtKMetric(
-  curves: readonly (readonly number[])[],
-  k: number,
-  resamples: TweetResamples,
+/** A function of the mean curve, with its percentile interval over the resamples in which it exists. */
+function curveMetric(
+  { whole, resampled, level }: MeanCurves,
+  statistic: (curve: readonly number[]) => number | null,
+  reason: string,
 ): Metric {
-  requireWhole(k, 1, meanPassAtKCurve(curves).length, 'pass@k: k');
-  return bootstrapMetric(
-    ofMeanCurve(curves, (curve) => curve[k - 1]),
-    resamples,
-    'no tweet',
-  );
+  const value = statistic(whole);
+  if (value === null) return { value, reason };
+  const values = resampled.flatMap((curve) => statistic(curve) ?? []);
+  return { value, ci: percentileInterval(values, level) };
+}
+
+/** Mean Pass@k over tweets with its interval. @throws ShapeError when a tweet has fewer than k replies. */
+export function passAtKMetric(curves: MeanCurves, k: number): Metric {
+  requireWhole(k, 1, curves.whole.length, 'pass@k: k');
+  return curveMetric(curves, (curve) => curve[k - 1], 'no tweet');
 }
 
 /** DER@k of the mean curve with its interval. @throws ShapeError when a tweet has fewer than k replies. */
-export function derMetric(
-  curves: readonly (readonly number[])[],
-  k: number,
-  resamples: TweetResamples,
-): Metric {
-  const statistic = ofMeanCurve(curves, (curve) => derAtK(curve, k));
-  return bootstrapMetric(statistic, resamples, 'Pass@1 is 0: DER divides by it');
+export function derMetric(curves: MeanCurves, k: number): Metric {
+  return curveMetric(curves, (curve) => derAtK(curve, k), 'Pass@1 is 0: DER divides by it');
 }
 
 /**
  * Collapse point of the mean curve with its interval. A resample that does not collapse up to n counts as beyond n: an
  * interval that reaches there ends at n and says so in `beyond`.
  */
-export function collapseMetric(
-  curves: readonly (readonly number[])[],
-  resamples: TweetResamples,
-  threshold = COLLAPSE_THRESHOLD,
-): Metric {
-  const n = meanPassAtKCurve(curves).length;
+export function collapseMetric(curves: MeanCurves, threshold = COLLAPSE_THRESHOLD): Metric {
+  const n = curves.whole.length;
   if (n === 1) return { value: null, reason: 'one reply a tweet; two are needed' };
-  const statistic = ofMeanCurve(curves, (curve) => collapsePoint(curve, threshold) ?? n + 1);
-  const metric = bootstrapMetric(statistic, resamples, 'no tweet');
+  const metric = curveMetric(curves, (curve) => collapsePoint(curve, threshold) ?? n + 1, 'no tweet');
   if (metric.value === null) return metric;
   if (metric.value > n)
     return {

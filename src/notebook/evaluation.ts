@@ -1,21 +1,21 @@
 /** Evaluation in a notebook: models side by side under progress bars, and its tables below a cell. */
-import { rmSync } from 'node:fs';
 import path from 'node:path';
 import { allRecords } from '../data/records';
 import type { TweetRecord } from '../data/records';
-import { evaluateOn, openAllReplies, requireTruth } from '../eval/evaluate-sources';
+import { checksFor, EVALUATION_DEFAULTS, evaluateOn, openAllReplies } from '../eval/evaluate-sources';
 import type { ModelReplies } from '../eval/model-replies';
 import { modelSources } from '../eval/model-sources';
 import { comparisonTable, legend, metricRows, metricTable, reasonsOf } from '../eval/report';
 import type { EvaluateOptions, Evaluation } from '../eval/suite';
 import { writeEvaluation } from '../eval/write-evaluation';
 import { embeddingNamed, loadReward } from '../rewards/config';
+import type { Reward } from '../rewards/reward';
 import { ConfigError } from '../runtime/errors';
 import { showMarkdown } from './figures';
 import { withProgress } from './progress';
 import { showTable } from './tables';
 
-export interface NotebookEvaluateOptions extends Pick<EvaluateOptions, 'quality' | 'k' | 'resamples'> {
+export interface NotebookEvaluateOptions extends Pick<EvaluateOptions, 'k' | 'resamples' | 'tokenizer'> {
   /** As `models` of the command's configuration: NAME: { model, adapter, shots, seed }, a list of them, or { replies }. */
   models: Record<string, unknown>;
   /** Records: tweets to reply to, and the replies of people as references. */
@@ -40,9 +40,13 @@ export interface NotebookEvaluateOptions extends Pick<EvaluateOptions, 'quality'
   learned?: string;
   /** Default the lexical one. */
   embedding?: string;
+  /** That a reply needs to pass, for Pass@k; default 0.6, and none where a truth is asked for. */
+  minReward?: number;
+  /** The truth that a reply needs to pass, on tweets of the embedded world. */
+  minWorldQuality?: number;
   /** Directory of the replies and reports. */
   output: string;
-  /** Write the replies anew; default: go on with those that are there. */
+  /** Put new replies in the place of those that are there (a server's answers are kept elsewhere); default: go on with them. */
   again?: boolean;
 }
 
@@ -51,16 +55,21 @@ async function repliesOf(
   options: NotebookEvaluateOptions,
   test: readonly TweetRecord[],
 ): Promise<ModelReplies[]> {
-  const { n = 10, temperature = 0.7, topP = 0.9, maxNewTokens = 100, seed = 42, output } = options;
+  const { n, temperature, topP, maxNewTokens, seed, output, again } = { ...EVALUATION_DEFAULTS, ...options };
   const sources = modelSources(options.models, 'models');
   const directory = path.join(output, 'replies');
-  if (options.again === true) rmSync(directory, { recursive: true, force: true });
+  const large = (options.k ?? []).find((size) => size > n);
+  if (large !== undefined)
+    throw new ConfigError(
+      `k is ${large}, but n is ${n}; expected at most as many. Raise n, or ask for less.`,
+    );
   const examples = options.examples === undefined ? [] : await allRecords(options.examples);
   const begun: string[] = [];
   return withProgress({ label: 'replies', unit: 'tweets' }, (progress, signal) =>
     openAllReplies(sources, test, {
       ...{ generations: n, temperature, topP, maxNewTokens, seed, directory, examples, signal },
-      ...{ maxTweets: options.maxTweets, resume: true },
+      ...{ maxTweets: options.maxTweets, resume: true, again },
+      onNotice: (line) => process.stderr.write(`${line}\n`),
       onProgress: (label, done, total) => {
         if (!begun.includes(label)) begun.push(label);
         progress.total = sources.length * total;
@@ -77,16 +86,21 @@ async function repliesOf(
  */
 export async function evaluate(options: NotebookEvaluateOptions): Promise<Evaluation> {
   const test = await allRecords(options.testData);
-  requireTruth(test, options.quality);
-  const models = await repliesOf(options, test);
-  const reward = await loadReward(options.reward ?? 'heuristic');
-  const learned = options.learned === undefined ? undefined : await loadReward(options.learned);
+  const checks = checksFor(test, options);
   const embedder = await embeddingNamed(options.embedding ?? 'lexical');
-  const { k, quality, resamples, seed = 42 } = options;
+  const rewards: Reward[] = [];
+  const { k, resamples, tokenizer, seed = EVALUATION_DEFAULTS.seed } = options;
   try {
+    for (const name of [
+      options.reward ?? 'heuristic',
+      ...(options.learned === undefined ? [] : [options.learned]),
+    ])
+      rewards.push(await loadReward(name));
+    const models = await repliesOf(options, test);
+    const [reward, learned] = rewards;
     const evaluation = await withProgress({ label: 'score', unit: 'runs' }, (progress, signal) =>
       evaluateOn(test, models, {
-        ...{ reward, learned, embedder, k, quality, resamples, seed, signal },
+        ...{ reward, learned, embedder, k, resamples, tokenizer, seed, signal, ...checks },
         onProgress: (done, total, note) => {
           progress.total = total;
           progress.update(done, note);
@@ -96,8 +110,7 @@ export async function evaluate(options: NotebookEvaluateOptions): Promise<Evalua
     await writeEvaluation(evaluation, options.output);
     return evaluation;
   } finally {
-    reward.dispose?.();
-    learned?.dispose?.();
+    for (const reward of rewards) reward.dispose?.();
   }
 }
 
@@ -118,6 +131,10 @@ export function showEvaluation(evaluation: Evaluation): void {
 
 /** Tests between every two models. @param metric  only of this one, such as `world_quality` or `pass@10` */
 export function showComparisons(evaluation: Evaluation, metric?: string): void {
+  if (evaluation.comparisons.length === 0)
+    throw new ConfigError(
+      'there is no comparison; expected an evaluation of two models on two tweets at least.',
+    );
   const comparisons = evaluation.comparisons.filter((one) => metric === undefined || one.metric === metric);
   if (comparisons.length === 0) {
     const known = [...new Set(evaluation.comparisons.map((one) => one.metric))];

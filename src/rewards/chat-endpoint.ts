@@ -136,7 +136,8 @@ export class ChatEndpoint {
   /** SHA-256 of all that an answer depends on. The address belongs to it: two servers may use one model name. */
   private idOf({ prompt, messages, seed = this.config.seed ?? undefined }: Question<unknown>): string {
     const { base_url, model, temperature, top_p, max_tokens } = this.config;
-    const sampling = [temperature, max_tokens, seed ?? null, ...(top_p === null ? [] : [top_p])];
+    const extra = Object.keys(this.config.extra_body).length === 0 ? [] : [this.config.extra_body];
+    const sampling = [temperature, max_tokens, seed ?? null, ...(top_p === null ? [] : [top_p]), ...extra];
     const parts = [base_url.replace(/\/+$/, ''), model, prompt, messages, ...sampling];
     return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
   }
@@ -152,7 +153,7 @@ export class ChatEndpoint {
     const value = await this.gate.run(() => this.askUntilAnswered(question, id));
     const file = this.fileOf(id);
     await ensureDirectory(dirname(file));
-    // The checked value, never the server's text, which could repeat anything, a key too.
+    // The checked value: of an object its grades; of a text what `attempt` found free of the key.
     const { model } = this.config;
     await atomicWriteFile(file, `${strictJson({ model, prompt: question.prompt, answer: value })}\n`);
     return value;
@@ -199,6 +200,9 @@ export class ChatEndpoint {
     const isText = question.form === 'text';
     const completion = completionContent(response.body, isText);
     if (!('content' in completion)) return completion;
+    // What the server wrote is kept and shown as it is: no key may be in it.
+    if (isText && this.key !== undefined && completion.content.includes(this.key))
+      return { kind: 'an answer that repeats the key', remedy: 'Use a server that keeps it to itself' };
     const answer = (isText ? parseText : parseAnswer)(completion.content, question.answer);
     return 'value' in answer ? answer : malformed(answer.problem);
   }

@@ -56,6 +56,12 @@ export const chatEndpointSchema = z.strictObject({
     .nullable()
     .default(42)
     .describe('sent with each request, and of the jitter; null: not sent'),
+  send_seed: z.boolean().default(true).describe('false for a server that refuses a seed'),
+  send_top_p: z.boolean().default(true).describe('false for a server that refuses top_p'),
+  extra_body: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .describe('further fields of each request, such as chat_template_kwargs: { enable_thinking: false }'),
 });
 
 export type ChatEndpointConfig = z.output<typeof chatEndpointSchema>;
@@ -160,7 +166,11 @@ export function parseText<T>(content: string, schema: z.ZodType<T>): { value: T 
   const rest = content.replace(/^(?:\s*<think>[\s\S]*?<\/think>)+/, '');
   // Some servers begin the block in the prompt: then only its end is in the answer.
   const text = rest.replace(/^(?:(?!<think>)[\s\S])*?<\/think>/, '').trim();
-  if (text.startsWith('<think>')) return { problem: 'cut off at max_tokens within its thoughts; raise it' };
+  if (text.startsWith('<think>'))
+    return {
+      problem:
+        'cut off within its thoughts: allow more new tokens, or turn thinking off (extra_body: { chat_template_kwargs: { enable_thinking: false } })',
+    };
   const result = schema.safeParse(text);
   return result.success ? { value: result.data } : { problem: result.error.issues[0].message };
 }
@@ -173,7 +183,12 @@ export type Post = (
 
 const completionSchema = z.object({
   choices: z
-    .array(z.object({ message: z.object({ content: z.string() }), finish_reason: z.string().nullish() }))
+    .array(
+      z.object({
+        message: z.object({ content: z.string().nullable(), refusal: z.string().nullish() }),
+        finish_reason: z.string().nullish(),
+      }),
+    )
     .min(1),
 });
 
@@ -184,6 +199,10 @@ export function completionContent(body: unknown, mayBeCut = false): { content: s
   const result = completionSchema.safeParse(body);
   if (!result.success) return malformed('expected a chat completion with a text in choices[0]');
   const { message, finish_reason } = result.data.choices[0];
+  if (message.content === null)
+    return malformed(
+      `a message without a text (finish_reason ${finish_reason ?? 'not given'}${message.refusal ? `, refusal "${message.refusal}"` : ''})`,
+    );
   if (finish_reason === 'length' && !mayBeCut) return malformed('cut off at max_tokens; raise it');
   return { content: message.content };
 }
@@ -207,7 +226,7 @@ function remedyOf(status: number, { api_key_env, model }: ChatEndpointConfig): s
   if (status >= 300 && status < 400)
     return 'It leads on to another address, which is not followed: give that one as base_url if you trust it';
   if (status === 404) return `Check base_url, which often ends in /v1, and the model's name "${model}"`;
-  return 'Check base_url, model, temperature, top_p, max_tokens and seed (null leaves it out) against what the endpoint takes';
+  return 'Check base_url, model, temperature, top_p, max_tokens and seed (send_seed: false, send_top_p: false leave them out) against what the endpoint takes';
 }
 
 /** Whether a later request may succeed where one got this status. */
@@ -234,7 +253,8 @@ export async function connect(
     fetchOptions: { redirect: 'manual' },
     ...{ maxRetries: 0, timeout: config.timeout_seconds * 1000, logLevel: 'off' },
   });
-  const { model, temperature, top_p, max_tokens } = config;
+  const { model, temperature, max_tokens, extra_body } = config;
+  const topP = config.send_top_p ? (config.top_p ?? undefined) : undefined;
   const failureOf = (error: unknown): Failure => {
     if (error instanceof APIConnectionTimeoutError)
       return { kind: `no answer within ${config.timeout_seconds} s` };
@@ -252,8 +272,8 @@ export async function connect(
   };
   return async (messages, seed) => {
     try {
-      const sampling = { temperature, top_p: top_p ?? undefined, max_tokens, seed: seed ?? undefined };
-      const settings = { model, ...sampling };
+      const sent = config.send_seed ? (seed ?? undefined) : undefined;
+      const settings = { ...extra_body, model, temperature, top_p: topP, max_tokens, seed: sent };
       return {
         body: await client.chat.completions.create({ ...settings, messages: [...messages] }, { signal }),
       };

@@ -127,7 +127,7 @@ describe('what is not asked again', () => {
     [401, { api_key_env: 'none' }, /wants a key: name its environment variable by api_key_env/],
     [403, {}, /status 403 .* Check the key/],
     [404, {}, /status 404 .* Check base_url, which often ends in \/v1, and the model's name "m"/],
-    [422, {}, /status 422 .* seed \(null leaves it out\)/],
+    [422, {}, /status 422 .* seed \(send_seed: false, send_top_p: false leave them out\)/],
   ])('status %i: one error with the address and the remedy', async (status, config, message) => {
     const judge = await startJudge(() => ({ status, body: '{"error": {"message": "no such thing"}}' }));
     const error = await failureOf(openEndpoint(judge.baseUrl, { config }).endpoint.ask(question()));

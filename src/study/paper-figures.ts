@@ -104,11 +104,13 @@ export function collapseOf(evaluation: Evaluation): CollapsePoints {
   return {
     ...samplingOf(evaluation),
     n,
-    models: models.map(([name, { collapse_point: point }]) => ({
-      name,
-      collapse: plain(point),
-      beyond: point.beyond === n,
-    })),
+    models: models.map(([name, { collapse_point: point }]) => {
+      const { beyond } = point;
+      // Of fewer replies than others: where it lies is not known.
+      if (beyond !== undefined && beyond < n)
+        return { name, collapse: { value: null, reason: `its ${beyond} replies a tweet do not tell` } };
+      return { name, collapse: plain(point), beyond: beyond === n };
+    }),
   };
 }
 
