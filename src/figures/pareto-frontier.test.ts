@@ -60,6 +60,23 @@ describe('drawParetoFrontier', () => {
     expect(yaxis.title).toMatchObject({ text: 'ROUGE-L (F1, 0 to 1)' });
   });
 
+  it('names intervals of another kind, and then says what is optimal above the second panel', () => {
+    const diversity = { name: 'distinct-2', unit: '', interval: 'jackknife' as const };
+    const models = DATA.models.map((model) => ({ ...model, secondQuality: model.quality }));
+    const drawn = drawParetoFrontier({
+      ...DATA,
+      diversity,
+      secondQuality: { name: 'reward', unit: '' },
+      models,
+    });
+    expect(texts(drawn.layout)).toEqual(
+      expect.arrayContaining([
+        'crosses: bootstrap 95 % intervals, n = 200 tweets, 3 seeds (distinct-2: jackknife)',
+        'filled, dashed line: Pareto-optimal',
+      ]),
+    );
+  });
+
   it('draws no cross over a marker', () => {
     const kinds = spec.data.map(({ mode }) => mode);
     expect(kinds.lastIndexOf('lines+markers')).toBeLessThan(kinds.indexOf('markers'));

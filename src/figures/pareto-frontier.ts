@@ -138,6 +138,7 @@ function panelAxes(data: Data, measure: Measure, scale: PanelScale, cell: Cell, 
 const MARGIN = { l: 72, r: 16, t: 48, b: 56 };
 const PANEL_HEIGHT = 300;
 const PANEL_GAP = 96;
+const OPTIMAL = 'filled, dashed line: Pareto-optimal';
 
 function drawPanel(data: Data, key: QualityKey, cell: Cell, suffix: string) {
   const measure = data[key]!;
@@ -151,8 +152,11 @@ function drawPanel(data: Data, key: QualityKey, cell: Cell, suffix: string) {
   const title = plain(`${name} against ${data.diversity.name}`);
   const { interval, name: diversity } = data.diversity;
   const other = interval === 'bootstrap' ? '' : ` (${diversity}: ${interval})`;
-  const explanation =
-    key === 'quality' ? `crosses: ${intervalNote(data)}${other}; filled, dashed line: Pareto-optimal` : '';
+  const crosses = `crosses: ${intervalNote(data)}${other}`;
+  // One line holds both but for the longer name of the intervals; the second panel has room for what is left.
+  const [first, second] =
+    data.secondQuality === undefined || other === '' ? [`${crosses}; ${OPTIMAL}`, ''] : [crosses, OPTIMAL];
+  const explanation = key === 'quality' ? first : second;
   return {
     traces: traces.map((trace) => onPanel(trace, suffix, { showlegend: false })),
     annotations: [

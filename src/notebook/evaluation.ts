@@ -119,7 +119,7 @@ export function showCells(table: readonly (readonly string[])[] | null, caption?
   const [head, ...lines] = table ?? [];
   if (head === undefined) return;
   const rows = lines.map((cells) => Object.fromEntries(head.map((name, i) => [name, cells[i]])));
-  showTable(rows, { caption, limit: rows.length });
+  showTable(rows, { caption, limit: rows.length, wrap: false });
 }
 
 /** Models side by side: a line a metric, with intervals, the winner, and how to read it. */

@@ -21,6 +21,8 @@ export interface TableOptions {
   digits?: number;
   /** rows that are shown; default 100 */
   limit?: number;
+  /** Whether a cell's text may go on in a new line; default true. A wide table without is scrolled sideways. */
+  wrap?: boolean;
 }
 
 interface Table {
@@ -78,6 +80,7 @@ function htmlOf(
   { columns, rows, index }: Table,
   texts: readonly (readonly string[])[],
   notes: string[],
+  wrap: boolean,
 ): string {
   const align = columns.map((_, column) =>
     rows.some((row) => isNumeric(row[column])) ? 'text-align:right' : 'text-align:left',
@@ -86,7 +89,8 @@ function htmlOf(
   const body = texts.map((cells, r) => {
     const name = index === null ? '' : `<th style="text-align:left">${escapeHtml(index[r])}</th>`;
     const data = cells.map(
-      (text, i) => `<td style="${align[i]};white-space:pre-wrap">${escapeHtml(text)}</td>`,
+      (text, i) =>
+        `<td style="${align[i]};white-space:${wrap ? 'pre-wrap' : 'pre'}">${escapeHtml(text)}</td>`,
     );
     return `<tr>${name}${data.join('')}</tr>`;
   });
@@ -94,7 +98,7 @@ function htmlOf(
   const [caption, more] = notes.map(escapeHtml);
   return (
     // A dollar sign in a tweet is no mathematics.
-    `<div class="mathjax_ignore"><table>${caption === '' ? '' : `<caption style="text-align:left">${caption}</caption>`}` +
+    `<div class="mathjax_ignore"${wrap ? '' : ' style="overflow-x:auto"'}><table>${caption === '' ? '' : `<caption style="text-align:left">${caption}</caption>`}` +
     `<thead><tr>${corner}${head.join('')}</tr></thead><tbody>${body.join('')}</tbody></table>` +
     `${more === '' ? '' : `<p>${more}</p>`}</div>`
   );
@@ -123,13 +127,13 @@ function plainOf({ columns, index }: Table, texts: readonly (readonly string[])[
  * @throws ConfigError  outside a notebook
  */
 export function showTable(given: readonly Row[] | Frame, options: TableOptions = {}): void {
-  const { caption = '', digits = 3, limit = 100 } = options;
+  const { caption = '', digits = 3, limit = 100, wrap = true } = options;
   const table = tableOf(given);
   const count = table.rows.length;
   const shown: Table = { ...table, rows: table.rows.slice(0, limit) };
   const texts = shown.rows.map((row) => row.map((value) => cellText(value, digits)));
   const notes = [caption, count > limit ? `${count - limit} more rows` : ''];
-  display({ 'text/html': htmlOf(shown, texts, notes), 'text/plain': plainOf(shown, texts, notes) });
+  display({ 'text/html': htmlOf(shown, texts, notes, wrap), 'text/plain': plainOf(shown, texts, notes) });
 }
 
 /** Missing values as danfo knows them: undefined among texts, NaN among others. It fails on null. */
