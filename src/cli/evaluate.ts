@@ -142,10 +142,19 @@ async function openAll(
 }
 
 /** The least reward and truth that the arguments ask for. */
-function leastOf(args: Arguments): { minReward?: number; minWorldQuality?: number } {
-  const least = (name: string): number | undefined =>
-    args.given(name) ? args.number(name, { min: 0, max: 1 }) : undefined;
-  return { minReward: least('min-reward'), minWorldQuality: least('min-world-quality') };
+function leastOf(args: Arguments): { minReward?: number; minWorldQuality?: number[] } {
+  const text = args.text('min-world-quality');
+  const truths = text?.split(',').map((part) => (part.trim() === '' ? NaN : Number(part)));
+  const bad = truths?.find((truth) => !(truth >= 0 && truth <= 1));
+  if (bad !== undefined)
+    throw new UsageError(
+      `--min-world-quality is "${text}"; expected numbers from 0 to 1, such as 0.8 or 0.8,0.9`,
+      'evaluate',
+    );
+  return {
+    minReward: args.given('min-reward') ? args.number('min-reward', { min: 0, max: 1 }) : undefined,
+    minWorldQuality: truths,
+  };
 }
 
 /** The judge of a YAML file, with a progress bar of its answers. @throws ConfigError when it is another reward */

@@ -49,8 +49,9 @@ export const evaluate: Command = {
       describe: 'that a reply needs to pass, for Pass@k; 0.6, or none where --min-world-quality is given',
     },
     'min-world-quality': {
-      value: 'Q',
-      describe: 'the truth that a reply needs to pass, on tweets of the embedded world',
+      value: 'Q,Q',
+      describe:
+        'the truth that a reply needs to pass, on tweets of the embedded world; Pass@k of further ones stands beside',
     },
     judge: {
       value: 'F',

@@ -111,6 +111,7 @@ describe('the checks of an evaluation', () => {
 
   it('are a least reward, and beside another one the default', () => {
     expect(checksFor(records, {})).toEqual({ quality: {}, otherQuality: [{}] });
+    expect(checksFor(records, { minWorldQuality: [] })).toEqual({ quality: {}, otherQuality: [{}] });
     expect(checksFor(records, { minReward: 0.8 }).quality).toEqual({ min_reward: 0.8 });
     expect(() => checksFor(records, { minReward: 2 })).toThrow(ConfigError);
   });
@@ -120,6 +121,10 @@ describe('the checks of an evaluation', () => {
     expect(() => checksFor(world, { minWorldQuality: 1.5 })).toThrow('min_world_quality is 1.5');
     expect(checksFor([], { minWorldQuality: 0.5 }).quality).toEqual({
       ...{ min_reward: 0, min_world_quality: 0.5 },
+    });
+    expect(checksFor([], { minWorldQuality: [0.5, 0.9] })).toEqual({
+      quality: { min_reward: 0, min_world_quality: 0.5 },
+      otherQuality: [{ min_reward: 0, min_world_quality: 0.9 }, {}],
     });
     expect(checksFor([], { minWorldQuality: 0.5, minReward: 0.3 }).quality).toEqual({
       ...{ min_reward: 0.3, min_world_quality: 0.5 },

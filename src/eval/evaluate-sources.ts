@@ -99,20 +99,22 @@ export const EVALUATION_DEFAULTS = { n: 10, temperature: 0.7, topP: 0.9, maxNewT
 /**
  * The check of Pass@k that asks for a least reward, for a least truth, or for both, and beside it the default one.
  * @param minReward        default 0.6, and none where a truth is asked for
- * @param minWorldQuality  default none
+ * @param minWorldQuality  default none; of several the first is the check, the others stand beside it
  * @throws ConfigError  when a value is out of range, or a truth is asked for of tweets that are not of the embedded world
  */
 export function checksFor(
   test: readonly TweetRecord[],
-  { minReward, minWorldQuality = 0 }: { minReward?: number; minWorldQuality?: number },
+  { minReward, minWorldQuality = [] }: { minReward?: number; minWorldQuality?: number | readonly number[] },
 ): Pick<EvaluateOptions, 'quality' | 'otherQuality'> {
-  const quality = {
-    ...(minReward !== undefined && { min_reward: minReward }),
-    ...(minWorldQuality > 0 && { min_reward: minReward ?? 0, min_world_quality: minWorldQuality }),
-  };
-  qualityCheck(quality);
-  if (minWorldQuality > 0) requireTruth(test.every(({ tweet }) => isWorldText(tweet)));
-  return { quality, otherQuality: [{}] };
+  const least = [minWorldQuality].flat();
+  const checks =
+    least.length === 0
+      ? [minReward === undefined ? {} : { min_reward: minReward }]
+      : least.map((truth) => ({ min_reward: minReward ?? 0, min_world_quality: truth }));
+  checks.forEach(qualityCheck);
+  if (least.length > 0) requireTruth(test.every(({ tweet }) => isWorldText(tweet)));
+  const [quality, ...others] = checks;
+  return { quality, otherQuality: [...others, {}] };
 }
 
 /**

@@ -42,8 +42,8 @@ export interface NotebookEvaluateOptions extends Pick<EvaluateOptions, 'k' | 're
   embedding?: string;
   /** That a reply needs to pass, for Pass@k; default 0.6, and none where a truth is asked for. */
   minReward?: number;
-  /** The truth that a reply needs to pass, on tweets of the embedded world. */
-  minWorldQuality?: number;
+  /** The truth that a reply needs to pass, on tweets of the embedded world; of several the first is the check. */
+  minWorldQuality?: number | readonly number[];
   /** Directory of the replies and reports. */
   output: string;
   /** Put new replies in the place of those that are there (a server's answers are kept elsewhere); default: go on with them. */
