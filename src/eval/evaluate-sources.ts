@@ -106,7 +106,8 @@ export function checksFor(
   test: readonly TweetRecord[],
   { minReward, minWorldQuality = [] }: { minReward?: number; minWorldQuality?: number | readonly number[] },
 ): Pick<EvaluateOptions, 'quality' | 'otherQuality'> {
-  const least = [minWorldQuality].flat();
+  // 0 asks for none.
+  const least = [minWorldQuality].flat().filter((truth) => truth !== 0);
   const checks =
     least.length === 0
       ? [minReward === undefined ? {} : { min_reward: minReward }]
