@@ -94,7 +94,7 @@ async function describeTensorFlow(
     };
   } catch (error) {
     problems.push(messageOf(error).split('\n')[0]);
-    const mode = process.env.GRPOLAB_MODE ?? 'graph';
+    const mode = process.env.GRPOLAB_COMPILE ?? 'graph';
     return { version: null, backend: null, device: null, threads, mode };
   }
 }

@@ -66,7 +66,7 @@ export function reportLines(report: DoctorReport): string[] {
         : `driver ${machine.nvidiaDriver}; ${gpus.join('; ')}`,
     ),
     row('backend', deviceText(report)),
-    row('mode', `${report.tensorflow.mode} (GRPOLAB_MODE: graph, xla or eager)`),
+    row('mode', `${report.tensorflow.mode} (GRPOLAB_COMPILE: graph, xla or off)`),
     row('embeddings', report.embeddings),
     row('sentiment', report.sentiment),
     row('tokenizer', report.tokenizer),

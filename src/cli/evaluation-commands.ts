@@ -25,8 +25,7 @@ export const evaluate: Command = {
     model: { value: 'M', describe: 'base model of the two, instead of the one that the adapter names' },
     config: {
       value: 'F',
-      describe:
-        'YAML: models: { NAME: { model, adapter, shots, seed } | { base_url, model, api_key_env, shots, seed } | { replies, seed } }, or lists of them',
+      describe: 'YAML: models by name, here, behind a server or on file, or lists of them: see below',
     },
     'test-data': {
       value: 'F',
@@ -51,7 +50,7 @@ export const evaluate: Command = {
     'min-world-quality': {
       value: 'Q,Q',
       describe:
-        'the truth that a reply needs to pass, on tweets of the embedded world; Pass@k of further ones stands beside',
+        'the truth that a reply needs to pass, on tweets of the embedded world; Pass@k of others beside',
     },
     judge: {
       value: 'F',
@@ -70,8 +69,10 @@ export const evaluate: Command = {
     json: { describe: 'one JSON object' },
   },
   details: [
+    '--config: models: { NAME: { model, adapter, shots, seed } }; behind a server { base_url, model, api_key_env }; or { replies }',
     'Writes evaluation.json, .md, .csv, .tex and .html, replies/NAME.jsonl, and beside it with what settings they were drawn.',
-    'With --test-data a model that is run here also gives the perplexity of the replies of people. Models must be on the same tweets.',
+    'With --test-data a model that is run here also gives the perplexity of the replies of people.',
+    'Models must be on the same tweets.',
     'The tweet is the unit of intervals and tests. World quality is shown for tweets of the embedded world.',
   ],
   run: async (args, io) => (await import('./evaluate.js')).evaluate(args, io),

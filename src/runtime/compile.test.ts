@@ -1,5 +1,5 @@
-import { describe, expect, it } from 'vitest';
-import { compile } from './compile';
+import { describe, expect, it, vi } from 'vitest';
+import { compile, defaultMode } from './compile';
 import type { ExecutionMode } from './compile';
 import type { Tensor, Variable } from './tf';
 import { backend, binding, intAttribute, tf, typeAttribute } from './tf';
@@ -97,5 +97,24 @@ describe('compile', () => {
       expect(y.shape).toEqual([n]);
     }
     expect(fn.signatures).toBe(2);
+  });
+});
+
+describe('GRPOLAB_COMPILE', () => {
+  it.each([
+    ['off', 'eager'],
+    ['graph', 'graph'],
+    ['xla', 'xla'],
+    [undefined, 'graph'],
+  ])('of %s is the mode %s', (value, mode) => {
+    vi.stubEnv('GRPOLAB_COMPILE', value);
+    expect(defaultMode()).toBe(mode);
+    vi.unstubAllEnvs();
+  });
+
+  it('of anything else is refused', () => {
+    vi.stubEnv('GRPOLAB_COMPILE', 'fast');
+    expect(() => defaultMode()).toThrow('GRPOLAB_COMPILE is "fast"; expected off, graph or xla');
+    vi.unstubAllEnvs();
   });
 });

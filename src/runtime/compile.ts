@@ -237,11 +237,15 @@ function traceFunction(name: string, fn: TensorFunction, args: readonly Tensor[]
   }
 }
 
-/** The mode that `GRPOLAB_MODE` asks for; `graph` when it is not set. */
+/**
+ * The mode that `GRPOLAB_COMPILE` asks for: `off` (op by op), `graph` (when it is not set) or `xla`.
+ * @throws ConfigError  for anything else
+ */
 export function defaultMode(): ExecutionMode {
-  const mode = process.env.GRPOLAB_MODE ?? 'graph';
-  if (mode === 'graph' || mode === 'xla' || mode === 'eager') return mode;
-  throw new ConfigError(`GRPOLAB_MODE is "${mode}"; expected graph, xla or eager`);
+  const asked = process.env.GRPOLAB_COMPILE ?? 'graph';
+  if (asked === 'off') return 'eager';
+  if (asked === 'graph' || asked === 'xla') return asked;
+  throw new ConfigError(`GRPOLAB_COMPILE is "${asked}"; expected off, graph or xla`);
 }
 
 /**

@@ -1,0 +1,181 @@
+// Our steps beside those of TRL, PEFT and transformers, in turn on the same machine:
+//   node bench/race.mjs --python PYTHON [--models S,M] [--cases grpo-4x4,grpo-2x8,sft,generate] [--rounds 3] [--steps 5]
+// PYTHON has torch, transformers, peft, trl and datasets. Each measurement is a process of its own; a table of medians, minima,
+// ratios, peak memory and the bound by floating-point operations goes to standard output, all numbers to --output.
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
+const CASES = {
+  'grpo-4x4': { what: 'grpo', shape: { P: 4, G: 4, Tp: 96, Tc: 48 } },
+  'grpo-2x8': { what: 'grpo', shape: { P: 2, G: 8, Tp: 256, Tc: 64 } },
+  sft: { what: 'sft', shape: { P: 4, G: 1, Tp: 96, Tc: 48 } },
+  generate: { what: 'generate', shape: { P: 16, G: 1, Tp: 96, Tc: 64 } },
+};
+
+const { values } = parseArgs({
+  options: {
+    python: { type: 'string' },
+    models: { type: 'string', default: 'S' },
+    cases: { type: 'string', default: Object.keys(CASES).join() },
+    rounds: { type: 'string', default: '3' },
+    steps: { type: 'string', default: '5' },
+    output: { type: 'string', default: 'runs/race' },
+  },
+});
+const cases = values.cases.split(',');
+const unknown = cases.find((name) => !Object.hasOwn(CASES, name));
+if (values.python === undefined || unknown !== undefined) {
+  const problem = unknown === undefined ? '--python is missing' : `--cases has "${unknown}"`;
+  console.error(
+    `race: ${problem}; expected a Python with TRL, and cases of ${Object.keys(CASES).join(', ')}`,
+  );
+  process.exit(2);
+}
+const [rounds, steps] = [Number(values.rounds), values.steps];
+const directory = path.resolve(root, values.output);
+
+/** The last line of a process's output, as JSON; its other output goes to standard error. */
+function measure(command, argv) {
+  const text = execFileSync(command, argv, {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, OMP_NUM_THREADS: '2', MKL_NUM_THREADS: '2' },
+  });
+  return JSON.parse(text.trimEnd().split('\n').at(-1));
+}
+
+const median = (numbers) => {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const middle = (sorted.length - 1) / 2;
+  return (sorted[Math.floor(middle)] + sorted[Math.ceil(middle)]) / 2;
+};
+
+/**
+ * Floating-point operations of a step, a multiply-add counted as two, with each prompt computed once a group. The backward
+ * pass of frozen weights has one product for each of the forward pass, that of the adapter's two; attention counts half, since
+ * it is causal.
+ */
+function operations({ what, shape: { P, G, Tp, Tc } }, config) {
+  const {
+    num_hidden_layers: layers,
+    hidden_size: hidden,
+    intermediate_size: ff,
+    vocab_size: vocabulary,
+  } = config;
+  const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: dim } = config;
+  const [q, kv] = [heads * dim, kvHeads * dim];
+  const weights = layers * (2 * hidden * q + 2 * hidden * kv + 3 * hidden * ff);
+  const adapter = 16 * layers * (2 * (hidden + q) + 2 * (hidden + kv) + 3 * (hidden + ff));
+  const rows = P * G;
+  const tokens = P * Tp + rows * Tc;
+  // Query-key and value products over all pairs of tokens that see each other.
+  const attention = 4 * layers * q * (P * Tp * (Tp / 2) + rows * Tc * (Tp + Tc / 2));
+  const logits = 2 * rows * Tc * hidden * vocabulary;
+  const base = 2 * tokens * weights;
+  const forward = base + 2 * tokens * adapter + attention + logits;
+  const backward = base + 4 * tokens * adapter + 2 * attention + logits;
+  // The adapter is merged, or takes part: without it is the bound.
+  const sampled = base + attention + logits;
+  if (what === 'generate') return sampled;
+  if (what === 'sft') return forward + backward;
+  return sampled + (base + attention + logits) + forward + backward;
+}
+
+function modelOf(name) {
+  const model = path.join(directory, 'models', name);
+  if (!fs.existsSync(path.join(model, 'model.safetensors')))
+    execFileSync(process.execPath, [path.join(root, 'bench/random-model.mjs'), name, model], {
+      stdio: 'inherit',
+    });
+  return model;
+}
+
+function race(modelName, caseName) {
+  const model = modelOf(modelName);
+  const one = CASES[caseName];
+  const shape = Object.entries(one.shape)
+    .map((entry) => entry.join('='))
+    .join();
+  const [ours, theirs] = [[], []];
+  for (let round = 0; round < rounds; round++) {
+    console.error(`${modelName} ${caseName}: round ${round + 1} of ${rounds}`);
+    const common = ['--model', model, '--what', one.what, '--shape', shape, '--steps', steps];
+    ours.push(
+      measure(process.execPath, [
+        path.join(root, 'bin/grpolab.mjs'),
+        'bench',
+        ...common,
+        '--json',
+        '--quiet',
+      ]),
+    );
+    theirs.push(measure(values.python, [path.join(root, 'bench/trl_steps.py'), ...common]));
+  }
+  const config = JSON.parse(fs.readFileSync(path.join(model, 'config.json'), 'utf8'));
+  const gemm = Math.max(...theirs.map(({ gemm_gflops: speed }) => speed));
+  const bound = operations(one, config) / gemm / 1e9;
+  const [our, their] = [
+    ours.flatMap(({ step }) => step.all_s),
+    theirs.flatMap(({ step_s: seconds }) => seconds),
+  ];
+  const phases = Object.fromEntries(
+    Object.keys(ours[0].phases).map((name) => [
+      name,
+      median(ours.flatMap(({ phases: all }) => all[name].all_s)),
+    ]),
+  );
+  const peak = (runs) => Math.max(...runs.map(({ peak_rss_bytes: bytes }) => bytes));
+  return {
+    ...{ model: modelName, case: caseName, shape, rounds, steps: Number(steps), mode: ours[0].mode },
+    ours: { median_s: median(our), min_s: Math.min(...our), all_s: our, peak_rss_bytes: peak(ours), phases },
+    theirs: {
+      median_s: median(their),
+      min_s: Math.min(...their),
+      all_s: their,
+      peak_rss_bytes: peak(theirs),
+    },
+    ...{ ratio: median(their) / median(our), ratio_of_minima: Math.min(...their) / Math.min(...our) },
+    ...{
+      gemm_gflops: gemm,
+      bound_s: bound,
+      ours_over_bound: median(our) / bound,
+      versions: theirs[0].versions,
+    },
+  };
+}
+
+fs.mkdirSync(directory, { recursive: true });
+const results = [];
+const machine = { cpu: os.cpus()[0].model, cores: os.cpus().length, node: process.version };
+for (const name of values.models.split(','))
+  for (const each of cases) {
+    results.push(race(name, each));
+    fs.writeFileSync(path.join(directory, 'race.json'), `${JSON.stringify({ machine, results }, null, 2)}\n`);
+  }
+const gib = (bytes) => (bytes / 2 ** 30).toFixed(2);
+const line = (one) =>
+  [
+    ...[one.model, one.case, one.shape, one.ours.median_s.toFixed(3), one.ours.min_s.toFixed(3)],
+    ...[one.theirs.median_s.toFixed(3), one.theirs.min_s.toFixed(3)],
+    ...[
+      one.ratio.toFixed(2),
+      one.ratio_of_minima.toFixed(2),
+      `${gib(one.ours.peak_rss_bytes)} / ${gib(one.theirs.peak_rss_bytes)}`,
+    ],
+    ...[one.bound_s.toFixed(3), one.ours_over_bound.toFixed(1)],
+  ].join(' | ');
+console.log(
+  `${machine.cpu}, ${machine.cores} cores, Node ${machine.node}; ${JSON.stringify(results[0].versions)}; ${rounds} rounds of ${steps} steps in turn\n`,
+);
+console.log(
+  '| model | case | shape | ours, s | min | theirs, s | min | theirs / ours | of minima | peak GiB | bound, s | ours / bound |',
+);
+console.log(`|${'---|'.repeat(12)}`);
+for (const one of results) console.log(`| ${line(one)} |`);
