@@ -326,8 +326,11 @@ napi_value OpDefinition(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
+void grpolab_register_ops();
+
 // Called from the binding's initialisation (scripts/setup.mjs inserts the call).
 void grpolab_exports(napi_env env, napi_value exports) {
+  grpolab_register_ops();
   const struct {
     const char* name;
     napi_callback callback;

@@ -54,15 +54,17 @@ function nucleusBySorting(logits: readonly number[], temperature: number, topP: 
 
 describe('truncatedDistribution', () => {
   it.each([
-    [2_048, 0.8, 0.9],
-    [32_768, 0.8, 0.9],
-    [32_768, 1, 0.999],
+    [2_048, 0.8, 0.9, true],
+    [32_768, 0.8, 0.9, true],
+    [32_768, 1, 0.999, true],
+    [32_768, 0.8, 0.9, false],
+    [32_768, 1, 0.999, false],
   ])(
-    'top-p keeps the set that sorting keeps (%d tokens, temperature %d, top-p %d)',
-    (size, temperature, topP) => {
+    'top-p keeps the set that sorting keeps (%d tokens, temperature %d, top-p %d, own op %s)',
+    (size, temperature, topP, ownOp) => {
       const logits = normals(size, size, 3);
       const expected = nucleusBySorting(logits, temperature, topP);
-      const probabilities = distribution(logits, { temperature, topP });
+      const probabilities = distribution(logits, { temperature, topP, ownOp });
       const different = probabilities.filter((p, id) => p > 0 !== expected.has(id)).length;
       // Tokens at the very edge may fall on either side of a rounding in the sum over the vocabulary.
       expect(different).toBeLessThanOrEqual(2);
@@ -90,10 +92,42 @@ describe('truncatedDistribution', () => {
     );
   });
 
-  it('keeps all tokens that tie at the top-p threshold', () => {
-    expect(distribution([1, 1, 1, 1, -5], { temperature: 1, topP: 0.5 })).toEqual([
+  it.each([true, false])('keeps all tokens that tie at the top-p threshold (own op %s)', (ownOp) => {
+    expect(distribution([1, 1, 1, 1, -5], { temperature: 1, topP: 0.5, ownOp })).toEqual([
       0.25, 0.25, 0.25, 0.25, 0,
     ]);
+    // Less than 2^-20 apart on one side of a multiple of it, and on two sides.
+    const [edge, step] = [-1, 2 ** -20];
+    const near = [0, edge + step / 4, edge + step / 2, edge - step / 4, -9].map(Math.fround);
+    const kept = distribution(near, { temperature: 1, topP: 0.6, ownOp }).map((p) => p > 0);
+    expect(kept).toEqual([true, true, true, false, false]);
+  });
+
+  it('keeps the same set by its own op as by bisection, but for rounding at the very edge', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.oneof(fc.double({ min: -40, max: 40, noNaN: true }), fc.constant(-Infinity)), {
+          minLength: 1,
+          maxLength: 200,
+        }),
+        fc.double({ min: 0.01, max: 0.999, noNaN: true }),
+        fc.constantFrom(0, 3),
+        (raw, topP, topK) => {
+          const logits = [1, ...raw].map(Math.fround);
+          const settings = { temperature: 0.7, topP, topK };
+          const [own, other] = [true, false].map((ownOp) => distribution(logits, { ...settings, ownOp }));
+          const masses = distribution(logits, { temperature: 0.7 });
+          for (const [i, p] of own.entries()) {
+            if (p > 0 === other[i] > 0) continue;
+            // In one of the two alone: then what is larger sums to top-p but for rounding.
+            const larger = masses.filter((mass) => mass > masses[i]).reduce((a, b) => a + b, 0);
+            expect(topK > 0 || Math.abs(larger - topP) < 1e-5).toBe(true);
+          }
+          expect(own.every(Number.isFinite)).toBe(true);
+        },
+      ),
+      { numRuns: 200, seed: 5 },
+    );
   });
 
   it('keeps all tokens that tie with the k-th', () => {

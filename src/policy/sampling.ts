@@ -4,8 +4,9 @@
  */
 import { gatherRows, pickPerRow } from '../model/ops';
 import { ConfigError, ShapeError } from '../runtime/errors';
+import { isTracingForXla } from '../runtime/compile';
 import type { Tensor } from '../runtime/tf';
-import { tf } from '../runtime/tf';
+import { backend, binding, tf } from '../runtime/tf';
 
 /** Which tokens may be drawn, and how likely. */
 export interface Truncation {
@@ -17,6 +18,8 @@ export interface Truncation {
   topP?: number;
   /** Keep tokens at least this many times as probable as the likeliest; 0 or absent keeps all. */
   minP?: number;
+  /** Whether top-p uses the binding's own op; default wherever it can run: on a CPU, and not compiled by XLA. */
+  ownOp?: boolean;
 }
 
 /** Tokens drawn for every row, with three log-probabilities each (as in `Completion`). */
@@ -33,6 +36,8 @@ export type DrawnTokens = {
 
 /** The top-p threshold is found to 2^-20 nats of logits / temperature, the spacing of float32 numbers between 8 and 16. */
 const RESOLUTION_BITS = 20;
+
+const OWN_OP = 'GrpolabNucleusThreshold';
 
 /** Width of the blocks of the two-level cumulative sum. */
 const BLOCK = 512;
@@ -55,11 +60,14 @@ function checkTruncation({ temperature, topK = 0, topP = 1, minP = 0 }: Truncati
  * multiple of 2^-20 that float32 holds exactly. Tokens less than one resolution apart at the threshold are all kept,
  * equal ones above all, of which transformers keeps only as many as are needed, in the order of its sort.
  *
+ * The binding's op (native/sampling.cc) computes the same from sums over the digits of z, in double precision.
+ *
  * @param z       [B, V] logits / temperature minus the row's maximum
  * @param masses  [B, V] exp(z), or 0 for tokens that are out already
  * @returns       [B, 1]
  */
-function nucleusThreshold(z: Tensor, masses: Tensor, topP: number): Tensor {
+function nucleusThreshold(z: Tensor, masses: Tensor, topP: number, ownOp: boolean): Tensor {
+  if (ownOp) return backend.executeSingleOutput(OWN_OP, [], [z, masses, tf.scalar(topP)]);
   const vocabulary = z.shape[1] as number;
   const rangeBits = Math.max(0, Math.ceil(Math.log2(Math.log(vocabulary / (1 - topP)))));
   const needed = tf.mul(tf.sum(masses, 1, true), topP); // [B, 1]
@@ -84,6 +92,7 @@ function nucleusThreshold(z: Tensor, masses: Tensor, topP: number): Tensor {
 export function truncatedDistribution(logits: Tensor, truncation: Truncation): Tensor {
   checkTruncation(truncation);
   const { temperature, topK = 0, topP = 1, minP = 0 } = truncation;
+  const { ownOp = !binding.isUsingGpuDevice() && !isTracingForXla() } = truncation;
   const vocabulary = logits.shape[1] as number;
   return tf.tidy(() => {
     if (temperature === 0) return tf.cast(tf.oneHot(tf.argMax(logits, 1).toInt(), vocabulary), 'float32');
@@ -97,7 +106,7 @@ export function truncatedDistribution(logits: Tensor, truncation: Truncation): T
       const { values } = tf.topk(z, topK, true);
       keep(tf.greaterEqual(z, tf.slice(values, [0, topK - 1], [-1, 1])));
     }
-    if (topP < 1) keep(tf.greaterEqual(z, nucleusThreshold(z, masses, topP)));
+    if (topP < 1) keep(tf.greaterEqual(z, nucleusThreshold(z, masses, topP, ownOp)));
     if (minP > 0) keep(tf.greaterEqual(masses, minP));
     return tf.div(masses, tf.sum(masses, 1, true));
   });

@@ -101,6 +101,8 @@ class Trace {
   private readonly refs = new Map<object, number>();
   private readonly sharedConstants = new Map<string, number>();
 
+  constructor(readonly isForXla: boolean) {}
+
   knows(id: object): boolean {
     return this.refs.has(id) || this.constants.has(id);
   }
@@ -170,6 +172,11 @@ class Trace {
 
 let trace: Trace | null = null;
 
+/** Whether a function is being traced that XLA will compile: it takes only ops that XLA knows. */
+export function isTracingForXla(): boolean {
+  return trace?.isForXla ?? false;
+}
+
 backend.executeSingleOutput = (op, attributes, inputs) =>
   trace === null ? execute.single(op, attributes, inputs) : trace.op(op, attributes, inputs)[0];
 backend.executeMultipleOutputs = (op, attributes, inputs, outputs) =>
@@ -215,7 +222,7 @@ let functionCount = 0;
 function traceFunction(name: string, fn: TensorFunction, args: readonly Tensor[], xla: boolean): Signature {
   if (trace !== null)
     throw new ConfigError(`${name} was called inside another compiled function: call it outside`);
-  const current = new Trace();
+  const current = new Trace(xla);
   trace = current;
   let finished = false;
   try {
