@@ -242,7 +242,9 @@ async function buildBinding() {
   const tensorflow = tensorflowDirectory();
   const binding = path.join(tfjs, 'lib/napi-v8/tfjs_binding.node');
   const built = at('native/build');
-  const ours = ['native/graph.cc', 'native/sampling.cc', 'native/stderr.cc', 'scripts/setup.mjs'].map((file) => at(file));
+  const ours = ['native/graph.cc', 'native/sampling.cc', 'native/stderr.cc', 'scripts/setup.mjs'].map(
+    (file) => at(file),
+  );
   const version = fs.readFileSync(at('requirements.txt'), 'utf8').match(/^tensorflow-cpu==(.*)$/m)?.[1];
   const key = hashOf(...contents(...ours), version, tensorflow, hasNvidiaDriver(), process.arch);
   await step('native binding', path.join(built, 'stamp'), key, async () => {
