@@ -21,6 +21,12 @@ export const marked: Reward = {
   scoreBatch: (pairs) => Promise.all(pairs.map(({ tweet, reply }) => marked.score(tweet, reply))),
 };
 
+/** For what is refused before anything is scored. */
+export const unasked: Reward = {
+  ...marked,
+  scoreBatch: () => Promise.reject(new Error('the reward was asked')),
+};
+
 /** How often a text has the letters a, b and c. */
 export const letters: Embedder = {
   name: 'letters',

@@ -13,7 +13,9 @@ import {
   tweets,
 } from '../../test/evaluation-cli';
 import { worldRecords } from '../data/world';
+import { EVALUATION_DEFAULTS } from '../eval/evaluate-sources';
 import type { Evaluation } from '../eval/suite';
+import { evaluate as evaluateCommand } from './evaluation-commands';
 
 /** So many replies to each tweet. */
 const replyLines = (salt: string, n = 2) =>
@@ -213,4 +215,17 @@ describe('grpolab evaluate on files of replies', () => {
       'replies models baseline-lora grpo-lora test-data config k reward resume json output tokenizer seed';
     for (const option of options.split(' ')) expect(stdout).toContain(`--${option}`);
   });
+});
+
+it('has the defaults that an evaluation in a notebook has', () => {
+  const { options } = evaluateCommand;
+  const { n, temperature, topP, maxNewTokens, seed } = EVALUATION_DEFAULTS;
+  const names = ['n', 'temperature', 'top-p', 'max-new-tokens', 'seed'];
+  expect(names.map((name) => Number(options[name].default))).toEqual([
+    n,
+    temperature,
+    topP,
+    maxNewTokens,
+    seed,
+  ]);
 });

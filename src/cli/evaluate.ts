@@ -205,7 +205,10 @@ export async function evaluate(args: Arguments, io: Io): Promise<number> {
   const [k, tokenizer, least] = [sizesOf(args, sources), tokenizerOf(args), leastOf(args)];
   const context = { signal: io.signal, onNotice: (line: string) => notify(io, line) };
   const score: { bar?: Progress } = {};
-  const judge = await judgeOf(args, io, sources, () => score.bar?.close());
+  const judge = await judgeOf(args, io, sources, () => {
+    score.bar?.finish('');
+    score.bar = undefined;
+  });
   const [reward, learned, embedder] = await withDownloadBar(args, io, async (onDownload) => [
     await loadReward(args.required('reward'), { ...context, onDownload }),
     args.given('learned')
@@ -231,7 +234,7 @@ export async function evaluate(args: Arguments, io: Io): Promise<number> {
         progress.update(done, note);
       },
     });
-    progress.finish('');
+    score.bar?.finish('');
     const files = await writeEvaluation(evaluation, args.required('output'));
     const writer = new LineWriter(io.stdout);
     await writer.line(args.flag('json') ? strictJson(evaluation) : evaluationMarkdown(evaluation));

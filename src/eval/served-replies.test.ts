@@ -364,7 +364,10 @@ describe('a served model of a YAML file', () => {
     [`{ base_url: "http://localhost/v1?key=${KEY}", model: m }`, 'without user name, password'],
     [`{ model: m, api_key: ${KEY} }`, '"api_key" may not stand in a configuration'],
     [`{ replies: f, OPENAI_API_KEY: ${KEY} }`, '"OPENAI_API_KEY" may not stand in a configuration'],
-    [`{ ${address}, model: m, headers: { Authorization: ${KEY} } }`, 'unknown key "headers"'],
+    [
+      `{ ${address}, model: m, headers: { Authorization: ${KEY} } }`,
+      '"Authorization" may not stand in a configuration',
+    ],
     [`{ replies: f } }\napi_key: { x: ${KEY}`, 'unknown key "api_key"'],
   ])('is refused as %s without showing a key', (text, message) => {
     const refuse = (): unknown => parse(text);

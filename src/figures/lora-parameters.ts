@@ -4,7 +4,8 @@ import { parseStrict } from '../runtime/strict';
 import type { Missing } from './captions';
 import { footnotes, missingLines, plain } from './captions';
 import type { LoraParameters } from './lora-summary';
-import { LORA_MODULES, loraParametersSchema } from './lora-summary';
+import { LORA_TARGETS } from '../model/peft';
+import { loraParametersSchema } from './lora-summary';
 import type { LinePoint } from './model-traces';
 import { legendEntry, legendLabels, modelBand, modelLegend, modelLine, onPanel } from './model-traces';
 import { counted, requireRising, seedNote } from './result-shapes';
@@ -25,7 +26,7 @@ import { rangeOf } from './training-panels';
 
 type Data = z.output<typeof loraParametersSchema>;
 type Model = Data['models'][number];
-type Module = (typeof LORA_MODULES)[number];
+type Module = (typeof LORA_TARGETS)[number];
 
 const MEASURES = [
   { key: 'norm', title: 'norm', axis: '‖<i>s</i> BA‖<sub>F</sub>', unit: 'weight units' },
@@ -47,12 +48,12 @@ function linePoints({ modules }: Model, module: Module, key: MeasureKey): LinePo
 /** The modules that any model adapts, in the order of a layer. */
 function modulesOf({ models }: Data): Module[] {
   const present = new Set(models.flatMap(({ modules }) => modules.map(({ module }) => module)));
-  return LORA_MODULES.filter((module) => present.has(module));
+  return LORA_TARGETS.filter((module) => present.has(module));
 }
 
 function requireLayers({ models }: Data): void {
   for (const model of models)
-    for (const module of LORA_MODULES) {
+    for (const module of LORA_TARGETS) {
       const layers = linePoints(model, module, 'norm').map(({ x }) => x);
       requireRising(`${model.name}, ${module}: layer`, layers);
     }

@@ -1,20 +1,11 @@
 /** The data of the figure of LoRA parameters: of every model's adapters, a mean over seeds for each module. */
 import { z } from 'zod';
 import { mean } from '../metrics/statistics';
+import { LORA_TARGETS } from '../model/peft';
 import { ShapeError } from '../runtime/errors';
 import { bandSchema, modelsOf, seedMeanSchema } from './result-shapes';
 import type { SeedMean } from './result-shapes';
 import { rangeOf } from './training-panels';
-
-export const LORA_MODULES = [
-  'q_proj',
-  'k_proj',
-  'v_proj',
-  'o_proj',
-  'gate_proj',
-  'up_proj',
-  'down_proj',
-] as const;
 
 export const loraParametersSchema = z.strictObject({
   band: bandSchema,
@@ -28,7 +19,7 @@ export const loraParametersSchema = z.strictObject({
         .array(
           z.strictObject({
             layer: z.int().nonnegative(),
-            module: z.enum(LORA_MODULES),
+            module: z.enum(LORA_TARGETS),
             /** ||s B A||_F */
             norm: seedMeanSchema,
             effectiveRank: seedMeanSchema,
@@ -47,7 +38,7 @@ export interface AnalysedAdapter {
   readonly rank: number;
   readonly modules: readonly {
     readonly layer: number;
-    readonly module: (typeof LORA_MODULES)[number];
+    readonly module: (typeof LORA_TARGETS)[number];
     readonly norm: number;
     readonly effectiveRank: { readonly value: number } | { readonly value: null; readonly reason: string };
   }[];

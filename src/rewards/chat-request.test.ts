@@ -42,6 +42,7 @@ describe('a key', () => {
       expect(refuse).toThrow(ConfigError);
       expect(refuse).toThrow(/environment variable and its name into api_key_env/);
       expect(refuse).not.toThrow(/sk-test/);
+      expect(() => refuseSecrets({ extra_body: { [name]: KEY } }, 'judge.yaml')).toThrow(ConfigError);
     },
   );
 

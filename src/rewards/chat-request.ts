@@ -76,7 +76,11 @@ const SECRET_NAME = /^(.*[_-])?(api_?)?(key|token|secret|password|authorization|
 export function refuseSecrets(config: unknown, where: string): void {
   if (typeof config !== 'object' || config === null) return;
   const name = Object.keys(config).find((key) => SECRET_NAME.test(key));
-  if (name === undefined) return;
+  if (name === undefined) {
+    // `extra_body` is sent as it is, and kept beside replies.
+    for (const value of Object.values(config)) refuseSecrets(value, where);
+    return;
+  }
   throw new ConfigError(
     `${where}: "${name}" may not stand in a configuration: files get shared. Put the key into an environment variable ` +
       'and its name into api_key_env (default OPENAI_API_KEY), and remove this line.',
