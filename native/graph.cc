@@ -4,10 +4,12 @@
 //
 // JavaScript sees (src/runtime/compile.ts):
 //   graphNew() -> graph            graphDelete(graph)
-//   graphOp(graph, op, attrs, inputs) -> [{ref, dtype, shape}]     inputs: refs, or arrays of refs for list arguments
+//   graphOp(graph, op, attrs, inputs, shapes?) -> [{ref, dtype, shape}]     inputs: refs, or arrays of refs for list
+//       arguments; shapes: of the outputs, where TensorFlow cannot infer them
 //   graphConst(graph, dtype, shape, typedArray) -> {ref, dtype, shape}
 //   graphFunction(graph, name, inputs, outputs, xla)               also deletes the graph
 //   functionRemove(name)           opDefinition(op) -> Buffer (serialised OpDef)
+//   profileStart()                 profileStop() -> Buffer (serialised XSpace of what ran between)
 // A ref is a number that names one output of one node of its graph.
 
 #include <node_api.h>
@@ -21,6 +23,9 @@
 #include "tensorflow/c/c_api.h"
 #include "tensorflow/c/eager/c_api.h"
 #include "tfjs_backend.h"
+
+std::string StartProfile();
+std::string StopProfile(std::string* bytes);
 
 namespace {
 
@@ -205,7 +210,7 @@ napi_value GraphDelete(napi_env env, napi_callback_info info) {
 }
 
 napi_value GraphOp(napi_env env, napi_callback_info info) {
-  std::vector<napi_value> arguments = Arguments<4>(env, info);
+  std::vector<napi_value> arguments = Arguments<5>(env, info);
   Graph* graph = FindGraph(env, arguments[0]);
   if (graph == nullptr) return Throw(env, "this graph is finished");
   std::string op = ToString(env, arguments[1]);
@@ -240,6 +245,14 @@ napi_value GraphOp(napi_env env, napi_callback_info info) {
   if (!status.ok()) return Throw(env, op + ": " + status.message());
   graph->nodes.push_back(operation);
   int count = TF_OperationNumOutputs(operation);
+  if (arguments[4] != nullptr && IsArray(env, arguments[4])) {
+    int i = 0;
+    for (napi_value shape : Elements(env, arguments[4])) {
+      std::vector<int64_t> dims = ToInts(env, shape);
+      TF_GraphSetTensorShape(graph->graph, {operation, i++}, dims.data(), static_cast<int>(dims.size()), status.status);
+      if (!status.ok()) return Throw(env, op + ": " + status.message());
+    }
+  }
   napi_value result;
   napi_create_array_with_length(env, count, &result);
   for (int i = 0; i < count; i++)
@@ -324,6 +337,20 @@ napi_value OpDefinition(napi_env env, napi_callback_info info) {
   return status.ok() ? result : Throw(env, op + ": " + status.message());
 }
 
+napi_value ProfileStart(napi_env env, napi_callback_info) {
+  const std::string problem = StartProfile();
+  return problem.empty() ? nullptr : Throw(env, problem);
+}
+
+napi_value ProfileStop(napi_env env, napi_callback_info) {
+  std::string bytes;
+  const std::string problem = StopProfile(&bytes);
+  if (!problem.empty()) return Throw(env, problem);
+  napi_value result = nullptr;
+  napi_create_buffer_copy(env, bytes.size(), bytes.data(), nullptr, &result);
+  return result;
+}
+
 }  // namespace
 
 void grpolab_register_ops();
@@ -337,7 +364,8 @@ void grpolab_exports(napi_env env, napi_value exports) {
   } functions[] = {{"graphNew", GraphNew},           {"graphDelete", GraphDelete},
                    {"graphOp", GraphOp},             {"graphConst", GraphConst},
                    {"graphFunction", GraphFunction}, {"functionRemove", FunctionRemove},
-                   {"opDefinition", OpDefinition}};
+                   {"opDefinition", OpDefinition},   {"profileStart", ProfileStart},
+                   {"profileStop", ProfileStop}};
   for (const auto& entry : functions) {
     napi_value function;
     napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, entry.callback, nullptr, &function);

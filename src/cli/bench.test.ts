@@ -38,6 +38,24 @@ describe('grpolab bench', () => {
     expect(result.tokens_per_s).toBeCloseTo(16 / result.step.median_s, 6);
   });
 
+  it('tells where a step spends its time', async () => {
+    const argv = ['bench', '--model', model, '--shape', 'P=2,G=2,Tp=8,Tc=4', '--steps', '1', '--profile'];
+    const json = await runCli([...argv, '--json']);
+    const { ops } = JSON.parse(json.stdout) as { ops: { op: string; count: number; seconds: number }[] };
+    const named = new Map(ops.map((each) => [each.op, each]));
+    // Tc tokens: one from the prefill, each other one from a step of decoding; one gradient of attention a layer.
+    expect(named.get('GrpolabPrefill')?.count).toBe(1);
+    expect(named.get('GrpolabDecode')?.count).toBe(3);
+    expect(named.get('GrpolabAttentionGrad')?.count).toBe(3);
+    for (const { seconds } of ops) expect(seconds >= 0 && seconds < 5).toBe(true);
+    expect(ops.map(({ seconds }) => seconds)).toEqual(
+      ops.map(({ seconds }) => seconds).sort((a, b) => b - a),
+    );
+    const text = await runCli(argv);
+    expect(text.stdout).toMatch(/one step by op/);
+    expect(text.stdout).toMatch(/^ {2}GrpolabDecode +3 +[\d.]+ ms +[\d.]+ %$/m);
+  });
+
   it.each(['P=2', 'P=2,G=0,Tp=8,Tc=4', 'P=2,G=2,Tp=8,Tc=4,X=1'])('refuses the shape %s', async (shape) => {
     const { code, stderr } = await runCli(['bench', '--model', model, '--shape', shape]);
     expect(code).toBe(2);

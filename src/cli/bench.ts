@@ -5,6 +5,8 @@ import type { GrpoLoss } from '../optim/losses';
 import { groupAdvantages } from '../optim/advantages';
 import { strictJson } from '../runtime/files';
 import { defaultMode } from '../runtime/compile';
+import { profiled } from '../runtime/profile';
+import type { OpProfile } from '../runtime/profile';
 import { Progress } from '../runtime/progress';
 import { Random } from '../runtime/random';
 import { binding } from '../runtime/tf';
@@ -151,7 +153,7 @@ async function measureSteps(
   steps: number,
   args: Arguments,
   io: Io,
-): Promise<Stopwatch[]> {
+): Promise<{ watches: Stopwatch[]; ops: OpProfile[] | undefined }> {
   const warmup = 2;
   const total = steps + warmup;
   const progress = new Progress({
@@ -171,7 +173,9 @@ async function measureSteps(
       progress.update(step + 1);
     }
     progress.finish();
-    return watches;
+    if (!args.flag('profile')) return { watches, ops: undefined };
+    const { ops } = await profiled(() => runStep(what, policy, shape, total, new Stopwatch()));
+    return { watches, ops };
   } finally {
     progress.close();
   }
@@ -188,7 +192,9 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
   };
   const policy = LocalPolicy.load({ modelDirectory, lora });
   policy.freezeReference();
-  const watches = await measureSteps(what, policy, shape, steps, args, io).finally(() => policy.dispose());
+  const { watches, ops } = await measureSteps(what, policy, shape, steps, args, io).finally(() =>
+    policy.dispose(),
+  );
   const phases = Object.keys(watches[0].seconds);
   const step = summary(watches.map(({ seconds }) => Object.values(seconds).reduce((a, b) => a + b, 0)));
   const result = {
@@ -198,6 +204,7 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
     ),
     tokens_per_s: (shape.P * shape.G * shape.Tc) / step.median_s,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    ...(ops === undefined ? {} : { ops }),
   };
   const output = new LineWriter(io.stdout);
   for (const line of args.flag('json') ? [strictJson(result)] : readable(result)) await output.line(line);
@@ -213,6 +220,22 @@ interface BenchResult {
   phases: Record<string, { median_s: number; min_s: number }>;
   tokens_per_s: number;
   peak_rss_bytes: number;
+  ops?: OpProfile[];
+}
+
+/** The ops that take the most time, and what is left, as lines of a table. */
+function profileLines(ops: readonly OpProfile[], shown = 15): string[] {
+  const total = ops.reduce((sum, { seconds }) => sum + seconds, 0);
+  const line = (op: string, count: number, seconds: number): string =>
+    `  ${op.padEnd(24)} ${String(count).padStart(6)} ${(1000 * seconds).toFixed(2).padStart(10)} ms ` +
+    `${((100 * seconds) / total).toFixed(1).padStart(5)} %`;
+  const rest = ops.slice(shown);
+  const sum = (key: 'count' | 'seconds'): number => rest.reduce((all, each) => all + each[key], 0);
+  return [
+    'one step by op (times run, sum of their times, share)',
+    ...ops.slice(0, shown).map(({ op, count, seconds }) => line(op, count, seconds)),
+    ...(rest.length === 0 ? [] : [line(`${rest.length} others`, sum('count'), sum('seconds'))]),
+  ];
 }
 
 function readable({
@@ -223,6 +246,7 @@ function readable({
   phases,
   tokens_per_s: rate,
   peak_rss_bytes: peak,
+  ops,
 }: BenchResult): string[] {
   return [
     `${what}, ${mode} on ${backend}: ${step.median_s.toFixed(3)} s a step (min ${step.min_s.toFixed(3)})`,
@@ -231,5 +255,6 @@ function readable({
         `  ${name.padEnd(16)} ${median.toFixed(3)} s (min ${min.toFixed(3)})`,
     ),
     `${rate.toFixed(0)} completion tokens/s, peak RSS ${(peak / 2 ** 30).toFixed(2)} GiB`,
+    ...(ops === undefined ? [] : profileLines(ops)),
   ];
 }
