@@ -1,31 +1,46 @@
-// A TensorFlow op for sampling on the CPU: the threshold of top-p in three passes over a row, in place of two dozen passes
-// by ops over the whole vocabulary. src/policy/sampling.ts has the definition, and computes the same from other ops where
-// this one cannot run (XLA, a GPU).
+// A TensorFlow op that draws tokens on the CPU. src/policy/sampling.ts has the definitions, and computes the same from
+// other ops where this one cannot run (XLA, a GPU).
 //
-//   GrpolabNucleusThreshold(z: float [B, V], masses: float [B, V], top_p: float []) -> threshold: float [B, 1]
+//   GrpolabSample(logits [R, V], uniforms [B], bias [V] or [0]) -> drawn [4, B]
+//
+// Row b draws from row b / (B / R) of the logits. What is drawn: the token, and its log-probabilities at temperature 1, at the
+// given one, and in the distribution that was drawn from. One tensor of floats, which hold every id below 2^24: it is read
+// at each step.
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <mutex>
+#include <functional>
+#include <string>
 #include <vector>
 
-#include "tensorflow/c/kernels.h"
-#include "tensorflow/c/ops.h"
-#include "tensorflow/c/tf_status.h"
-#include "tensorflow/c/tf_tensor.h"
+#include "kernels.h"
+#include "ops.h"
 
 namespace {
 
-constexpr char kName[] = "GrpolabNucleusThreshold";
 // The digits of a 31-bit key, most significant first: 11 + 10 + 10.
 constexpr int kBits[] = {11, 10, 10};
 constexpr float kResolution = 1048576.0f;  // 2^20
+constexpr int64_t kBlock = 512;
 
-struct Status {
-  TF_Status* status = TF_NewStatus();
-  ~Status() { TF_DeleteStatus(status); }
+struct Truncation {
+  float temperature = 1, top_p = 1, min_p = 0;
+  int64_t top_k = 0;
 };
+
+void* Create(TF_OpKernelConstruction* construction) {
+  OpStatus status;
+  auto* t = new Truncation();
+  TF_OpKernelConstruction_GetAttrFloat(construction, "temperature", &t->temperature, status.status);
+  TF_OpKernelConstruction_GetAttrInt64(construction, "top_k", &t->top_k, status.status);
+  TF_OpKernelConstruction_GetAttrFloat(construction, "top_p", &t->top_p, status.status);
+  TF_OpKernelConstruction_GetAttrFloat(construction, "min_p", &t->min_p, status.status);
+  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
+  return t;
+}
 
 // z <= 0 as an integer that grows with -z: the bits of a float that is not negative are in its order.
 uint32_t KeyOf(float z) {
@@ -73,65 +88,121 @@ float LastKept(const float* z, const float* masses, int64_t n, double needed, st
   return ValueOf(prefix);
 }
 
-void Compute(void*, TF_OpKernelContext* context) {
-  Status status;
-  TF_Tensor* inputs[3] = {nullptr, nullptr, nullptr};
-  for (int i = 0; i < 3; i++) {
-    TF_GetInput(context, i, &inputs[i], status.status);
-    if (TF_GetCode(status.status) != TF_OK) return TF_OpKernelContext_Failure(context, status.status);
-  }
-  const int64_t rows = TF_Dim(inputs[0], 0);
-  const int64_t n = TF_Dim(inputs[0], 1);
-  const int64_t shape[] = {rows, 1};
-  TF_Tensor* output = TF_AllocateOutput(context, 0, TF_FLOAT, shape, 2, rows * sizeof(float), status.status);
-  if (TF_GetCode(status.status) == TF_OK) {
-    const float* z = static_cast<const float*>(TF_TensorData(inputs[0]));
-    const float* masses = static_cast<const float*>(TF_TensorData(inputs[1]));
-    const float top_p = *static_cast<const float*>(TF_TensorData(inputs[2]));
-    float* thresholds = static_cast<float*>(TF_TensorData(output));
-    std::vector<double> sums;
-    for (int64_t row = 0; row < rows; row++) {
-      double total = 0;
-      for (int64_t i = 0; i < n; i++) total += masses[row * n + i];
-      const float last = LastKept(z + row * n, masses + row * n, n, total * top_p, sums);
-      // The same resolution as by bisection: tokens less than one step apart at the threshold are all kept.
-      thresholds[row] = std::floor(last * kResolution) / kResolution;
-    }
-    TF_DeleteTensor(output);
-  } else {
-    TF_OpKernelContext_Failure(context, status.status);
-  }
-  for (TF_Tensor* input : inputs) TF_DeleteTensor(input);
+double SumOf(const float* x, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += x[i];
+  return sum;
 }
 
-void InferShape(TF_ShapeInferenceContext* context, TF_Status* status) {
-  TF_ShapeHandle* input = TF_NewShapeHandle();
-  TF_ShapeHandle* rows = TF_NewShapeHandle();
-  TF_ShapeHandle* result = TF_NewShapeHandle();
-  TF_ShapeHandle* one = TF_ShapeInferenceContextVectorFromSize(context, 1);
-  TF_ShapeInferenceContextGetInput(context, 0, input, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSubshape(context, input, 0, 1, rows, status);
-  if (TF_GetCode(status) == TF_OK)
-    TF_ShapeInferenceContextConcatenateShapes(context, rows, one, result, status);
-  if (TF_GetCode(status) == TF_OK) TF_ShapeInferenceContextSetOutput(context, 0, result, status);
-  for (TF_ShapeHandle* handle : {input, rows, result, one}) TF_DeleteShapeHandle(handle);
+// Sets the masses that top-k, top-p and min-p cut to 0, each acting on what the one before left. The likeliest has 1.
+void Truncate(const Truncation& t, const float* z, float* masses, int64_t n, std::vector<double>& sums) {
+  const auto keep = [&](float threshold) {
+    for (int64_t i = 0; i < n; i++)
+      if (!(z[i] >= threshold)) masses[i] = 0;
+  };
+  if (t.top_k > 0 && t.top_k < n) {
+    std::vector<float> sorted(z, z + n);
+    std::nth_element(sorted.begin(), sorted.begin() + (t.top_k - 1), sorted.end(), std::greater<float>());
+    keep(sorted[t.top_k - 1]);
+  }
+  if (t.top_p < 1) {
+    // Tokens less than one step of the resolution apart at the threshold are all kept.
+    const float last = LastKept(z, masses, n, SumOf(masses, n) * t.top_p, sums);
+    keep(std::floor(last * kResolution) / kResolution);
+  }
+  if (t.min_p > 0)
+    for (int64_t i = 0; i < n; i++)
+      if (!(masses[i] >= t.min_p)) masses[i] = 0;
+}
+
+// The first token whose cumulative mass exceeds the target; the last of positive mass where rounding leaves none.
+int64_t FirstAbove(const float* masses, int64_t n, double target) {
+  double sum = 0;
+  int64_t last = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (!(masses[i] > 0)) continue;
+    sum += masses[i];
+    last = i;
+    if (sum > target) break;
+  }
+  return last;
+}
+
+struct Scratch {
+  std::vector<float> masses, z;
+  std::vector<double> sums;
+};
+
+enum class Fault { kNone, kLogits, kBias };
+
+// One row, to drawn[0], drawn[stride] ...
+Fault Draw(const Truncation& t, const float* logits, const float* bias, int64_t n, float uniform, float* drawn,
+          int64_t stride) {
+  thread_local Scratch scratch;
+  scratch.masses.resize(n);
+  scratch.z.resize(n);
+  float* masses = scratch.masses.data();
+  const Kernels& kernels = BestKernels();
+  const float largest = kernels.largest(logits, nullptr, 1, n);
+  const double sum = kernels.masses(logits, nullptr, 1, largest, n, nullptr, nullptr);
+  if (!std::isfinite(largest) || !std::isfinite(sum)) return Fault::kLogits;
+  const bool greedy = t.temperature == 0;
+  const float temperature = greedy ? 1 : t.temperature;
+  const float top = kernels.largest(logits, bias, temperature, n);
+  double kept = kernels.masses(logits, bias, temperature, top, n, masses, scratch.z.data());
+  if (!std::isfinite(top) || !std::isfinite(kept)) return Fault::kBias;
+  double tempered = kept;
+  float tempered_top = top;
+  if (bias != nullptr) {
+    tempered_top = kernels.largest(logits, nullptr, temperature, n);
+    tempered = kernels.masses(logits, nullptr, temperature, tempered_top, n, nullptr, nullptr);
+  }
+  int64_t token;
+  if (greedy) {
+    token = std::find_if(scratch.z.begin(), scratch.z.end(), [](float z) { return z >= 0; }) - scratch.z.begin();
+  } else {
+    Truncate(t, scratch.z.data(), masses, n, scratch.sums);
+    kept = SumOf(masses, n);
+    token = FirstAbove(masses, n, uniform * kept);
+  }
+  drawn[0] = static_cast<float>(token);
+  drawn[stride] = static_cast<float>(logits[token] - largest - std::log(sum));
+  drawn[2 * stride] = greedy ? 0 : static_cast<float>(logits[token] / temperature - tempered_top - std::log(tempered));
+  drawn[3 * stride] = greedy ? 0 : static_cast<float>(std::log(masses[token] / kept));
+  return Fault::kNone;
+}
+
+void Compute(void* state, TF_OpKernelContext* context) {
+  const auto& truncation = *static_cast<Truncation*>(state);
+  OpInputs in(context);
+  if (!in.ok()) return;
+  const int64_t rows = in.dim(0, 0), n = in.dim(0, 1), count = in.size(1);
+  if (rows < 1 || n < 1 || count % rows != 0 || (in.size(2) != 0 && in.size(2) != n))
+    return FailOp(context, "GrpolabSample: the uniforms or the bias do not fit the logits");
+  if (n >= 1 << 24) return FailOp(context, "GrpolabSample: a vocabulary of 2^24 tokens or more");
+  auto* drawn = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {4, count}));
+  if (drawn == nullptr) return;
+  const float* bias = in.size(2) == 0 ? nullptr : in.floats(2);
+  std::atomic<Fault> fault{Fault::kNone};
+  TightParallelFor(count, [&](int64_t b) {
+    const float* logits = in.floats(0) + b / (count / rows) * n;
+    const Fault found = Draw(truncation, logits, bias, n, in.floats(1)[b], drawn + b, count);
+    if (found != Fault::kNone) fault = found;
+  });
+  if (fault == Fault::kLogits)
+    FailOp(context, "the logits are not finite: the model's weights are broken, or training has diverged");
+  else if (fault == Fault::kBias)
+    FailOp(context, "no token may be drawn: the temperature is too small, or every token is banned");
 }
 
 }  // namespace
 
-// Once a process: a second copy of the binding finds the op registered.
-void grpolab_register_ops() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    Status status;
-    TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(kName);
-    TF_OpDefinitionBuilderAddInput(definition, "z: float");
-    TF_OpDefinitionBuilderAddInput(definition, "masses: float");
-    TF_OpDefinitionBuilderAddInput(definition, "top_p: float");
-    TF_OpDefinitionBuilderAddOutput(definition, "threshold: float");
-    TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, InferShape);
-    TF_RegisterOpDefinition(definition, status.status);
-    TF_KernelBuilder* kernel = TF_NewKernelBuilder(kName, "CPU", nullptr, Compute, nullptr);
-    TF_RegisterKernelBuilder(kName, kernel, status.status);
-  });
+void RegisterSamplingOp() {
+  RegisterOp({"GrpolabSample",
+              {"logits: float", "uniforms: float", "bias: float"},
+              {"drawn: float"},
+              {"temperature: float", "top_k: int", "top_p: float", "min_p: float"},
+              Create,
+              Guarded<Compute>,
+              [](void* state) { delete static_cast<Truncation*>(state); }});
 }

@@ -238,13 +238,22 @@ function replaceFile(from, to) {
   fs.renameSync(fresh, to);
 }
 
+/** The kernels of decoding are built for each of these, and the best that the processor has is taken when they run. */
+function instructionSets() {
+  const plain = ['kernels_plain', []];
+  if (process.arch !== 'x64') return [plain];
+  // What native/ops.cc asks the processor for; -march=x86-64-v3 and v4 are not known to older compilers.
+  const v3 = ['-mavx2', '-mfma', '-mbmi2'];
+  const v4 = [...v3, '-mavx512f', '-mavx512bw', '-mavx512cd', '-mavx512dq', '-mavx512vl'];
+  return [['kernels_v4', v4], ['kernels_v3', v3], plain];
+}
+
 async function buildBinding() {
   const tensorflow = tensorflowDirectory();
   const binding = path.join(tfjs, 'lib/napi-v8/tfjs_binding.node');
   const built = at('native/build');
-  const ours = ['native/graph.cc', 'native/sampling.cc', 'native/stderr.cc', 'scripts/setup.mjs'].map(
-    (file) => at(file),
-  );
+  const sourceNames = fs.readdirSync(at('native')).filter((name) => /\.(cc|h)$/.test(name));
+  const ours = [...sourceNames.sort().map((name) => at('native', name)), at('scripts/setup.mjs')];
   const version = fs.readFileSync(at('requirements.txt'), 'utf8').match(/^tensorflow-cpu==(.*)$/m)?.[1];
   const key = hashOf(...contents(...ours), version, tensorflow, hasNvidiaDriver(), process.arch);
   await step('native binding', path.join(built, 'stamp'), key, async () => {
@@ -253,13 +262,30 @@ async function buildBinding() {
     const copies = path.join(built, 'src');
     copySources(copies);
     const headers = `-I${at('node_modules/node-api-headers/include')}`;
-    const flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-DNAPI_VERSION=8', headers];
+    const flags = ['-std=c++17', '-fPIC', '-DNAPI_VERSION=8', headers];
     const remedy = 'Install a C++17 compiler (Debian: apt install g++), then run again.';
     const compile = async (name, ...args) => {
-      await run(compiler, [...flags, ...args, '-o', path.join(copies, name)], remedy);
+      await run(compiler, [...flags, '-O2', '-shared', ...args, '-o', path.join(copies, name)], remedy);
       replaceFile(path.join(copies, name), path.join(built, name));
     };
+    const compileKernels = async ([name, options]) => {
+      const object = path.join(copies, `${name}.o`);
+      const fast = ['-O3', '-ffp-contract=fast', '-fno-math-errno', '-Wno-psabi', ...options];
+      const args = [
+        ...flags,
+        ...fast,
+        `-DGRPOLAB_KERNELS=${name}`,
+        '-c',
+        at('native/kernels.cc'),
+        '-o',
+        object,
+      ];
+      await run(compiler, args, remedy);
+      return object;
+    };
     await compile('stderr.node', at('native/stderr.cc'));
+    const objects = [];
+    for (const set of instructionSets()) objects.push(await compileKernels(set));
     const includes = [`-I${copies}`, `-I${path.join(tensorflow, 'include')}`, '-w'];
     const sources = [path.join(copies, 'tfjs_backend.cc'), path.join(copies, 'tfjs_binding.cc')];
     const libraries = [`-L${tensorflow}`, '-l:libtensorflow_cc.so.2', '-l:libtensorflow_framework.so.2'];
@@ -269,8 +295,11 @@ async function buildBinding() {
       'tfjs_binding.node',
       ...includes,
       ...sources,
-      at('native/graph.cc'),
-      at('native/sampling.cc'),
+      ...fs
+        .readdirSync(at('native'))
+        .filter((name) => /\.cc$/.test(name) && !/^(kernels|stderr)\./.test(name))
+        .map((name) => at('native', name)),
+      ...objects,
       ...libraries,
       ...searchPath,
     );

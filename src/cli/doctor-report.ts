@@ -138,7 +138,7 @@ async function describeModel(
     directory,
   );
   const tokenizer = await loadTokenizer(directory);
-  const bytes = planMemory(config, PLANNED_SHAPE, PLANNED_RANK);
+  const bytes = planMemory(config, PLANNED_SHAPE, PLANNED_RANK, { fused: backend !== 'gpu' });
   const gpu = backend === 'gpu' ? machine.gpus[0] : undefined;
   const available = gpu?.memoryFreeBytes ?? machine.memoryAvailableBytes;
   return {

@@ -36,7 +36,7 @@ export type TensorKind = 'constant' | 'variable';
 
 /**
  * Puts a model's weights on the device: matrices transposed to [in, out], q/k/v and gate/up fused.
- * A tied embedding gets a transposed copy as output head, unless it is trained.
+ * A tied embedding is the output head as it is.
  */
 export function buildWeights(
   config: ModelConfig,
@@ -79,11 +79,9 @@ export function buildWeights(
     const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => layer(i));
     const finalNorm = vector('model.norm.weight', hiddenSize);
     const trainable = kind === 'variable';
-    if (config.tieWordEmbeddings && trainable)
+    if (config.tieWordEmbeddings)
       return { embedding, layers, finalNorm, head: { matrix: embedding, transposed: true, trainable } };
-    const head = config.tieWordEmbeddings
-      ? place(() => tf.transpose(embedding))
-      : matrix({ names: ['lm_head.weight'], widths: [vocabSize] }, hiddenSize);
+    const head = matrix({ names: ['lm_head.weight'], widths: [vocabSize] }, hiddenSize);
     return { embedding, layers, finalNorm, head: { matrix: head, transposed: false, trainable } };
   } catch (error) {
     tf.dispose(made);

@@ -51,7 +51,8 @@ describe('the memory plan', () => {
     const bytes = (tensors: { size: number }[]): number =>
       tensors.reduce((sum, { size }) => sum + 4 * size, 0);
     expect(weightBytes(config)).toBe(bytes(weightTensors(weights)));
-    expect(mergedBytes(config)).toBe(bytes(weights.layers.flatMap((w) => [w.qkv, w.o, w.gateUp, w.down])));
+    const matrices = weights.layers.flatMap((w) => [w.qkv, w.o, w.gateUp, w.down]);
+    expect(mergedBytes(config)).toBe(bytes([...matrices, weights.head.matrix]));
     expect(adapterBytes(config, 3)).toBe(bytes(adapter.named().map(([, variable]) => variable)));
     adapter.dispose();
     weightTensors(weights).forEach((tensor) => tensor.dispose());
@@ -67,18 +68,36 @@ describe('the memory plan', () => {
   });
 
   it('shares the prompt among its completions', () => {
-    const shared = activationBytes(qwen8b, { P: 1, G: 8, Tp: 512, Tc: 16 }, 16);
-    const apart = activationBytes(qwen8b, { P: 8, G: 1, Tp: 512, Tc: 16 }, 16);
-    expect(apart / shared).toBeGreaterThan(4);
+    for (const fused of [true, false]) {
+      const shared = activationBytes(qwen8b, { P: 1, G: 8, Tp: 512, Tc: 16 }, 16, { fused });
+      const apart = activationBytes(qwen8b, { P: 8, G: 1, Tp: 512, Tc: 16 }, 16, { fused });
+      expect(apart / shared).toBeGreaterThan(4);
+    }
   });
 
-  it("counts one layer and the layers' inputs when layers are recomputed", () => {
-    const N = 2 * 96 + 8 * 112; // 100 padded to 112
-    const layer = activationBytes({ ...qwen8b, numHiddenLayers: 1 }, shape, 16);
-    expect(activationBytes(qwen8b, shape, 16)).toBe(36 * layer);
-    expect(activationBytes(qwen8b, shape, 16, true)).toBe(layer + 4 * 36 * N * 4096);
-    const [kept, recomputed] = [planMemory(qwen8b, shape, 16), planMemory(qwen8b, shape, 16, true)];
-    expect(kept.total - recomputed.total).toBe(kept.activations - recomputed.activations);
+  it.each([true, false])(
+    "counts one layer and the layers' inputs when layers are recomputed (fused %s)",
+    (fused) => {
+      const N = 2 * 96 + 8 * 112; // 100 padded to 112
+      const bytes = (layers: number, recompute: boolean): number =>
+        activationBytes({ ...qwen8b, numHiddenLayers: layers }, shape, 16, { recompute, fused });
+      const layer = bytes(2, false) - bytes(1, false);
+      const underWay = bytes(1, false) - layer;
+      expect(underWay > 0).toBe(fused);
+      expect(bytes(36, false)).toBe(36 * layer + underWay);
+      expect(bytes(36, true)).toBe(layer + underWay + 4 * 36 * N * 4096);
+      const [kept, again] = [false, true].map((recompute) =>
+        planMemory(qwen8b, shape, 16, { recompute, fused }),
+      );
+      expect(kept.total - again.total).toBe(kept.activations - again.activations);
+    },
+  );
+
+  it('counts no pairs of tokens when attention is fused: twice the length, twice the bytes', () => {
+    const bytes = (Tp: number, fused: boolean): number =>
+      activationBytes(qwen8b, { P: 1, G: 1, Tp, Tc: Tp }, 16, { fused });
+    expect(bytes(512, true)).toBe(2 * bytes(256, true));
+    expect(bytes(512, false)).toBeGreaterThan(2.1 * bytes(256, false));
   });
 
   it('bounds the output layer, however long the batch', () => {

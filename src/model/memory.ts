@@ -3,11 +3,8 @@
  * the files' type. Letters: L layers, H hidden size, F feed-forward size, V vocabulary, D head size, Q = heads x D,
  * K = key-value heads x D, r rank; P prompts of Tp tokens with G completions of Tc tokens each, lengths padded to 16.
  *
- * The factors of activations and head count the tensors that a pass keeps and were checked on a CPU: the planned growth
- * of a forward and backward pass was within 6 % of the measured one for three shapes (0.5 to 0.9 GB), and 20 % above
- * it for a fourth, in which a vocabulary of 60,000 dominates. `bench/memory.mjs` measures whole processes: 8 layers of
- * hidden size 512 on P=2, G=8, Tp=256, Tc=64 had a peak of 1.68 GB for 1.81 planned with layers kept, and 0.90 GB for
- * 0.93 with layers recomputed. Dropout on the adapter's inputs is not planned: there it added 0.37 and 0.13 GB.
+ * The factors of activations and head count the tensors that a pass keeps. `bench/memory.mjs` measures whole processes and
+ * prints the plan beside them (README, "Memory").
  */
 import { ConfigError } from '../runtime/errors';
 import { countParameters } from './config';
@@ -24,9 +21,9 @@ export interface StepShape {
 
 /** Bytes. */
 export interface MemoryPlan {
-  /** Frozen weights; of tied embeddings there is a second, transposed copy for the output. */
+  /** Frozen weights. */
   weights: number;
-  /** Every matrix of the layers once more, with the adapter merged in: sampling runs on these. */
+  /** Every matrix once more, laid out for decoding, with the adapter merged in: sampling runs on these. */
   merged: number;
   /** LoRA factors: those that train, and the frozen ones of the reference. */
   adapter: number;
@@ -76,16 +73,15 @@ function widths(config: ModelConfig) {
   };
 }
 
-/** 4 (parameters + V H when tied). */
+/** 4 parameters. */
 export function weightBytes(config: ModelConfig): number {
-  const copy = config.tieWordEmbeddings ? config.vocabSize * config.hiddenSize : 0;
-  return FLOAT * (countParameters(config) + copy);
+  return FLOAT * countParameters(config);
 }
 
-/** 4 L (H (Q + 2 K) + Q H + 3 H F). */
+/** 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). */
 export function mergedBytes(config: ModelConfig): number {
-  const { L, H, F, Q, K } = widths(config);
-  return FLOAT * L * (H * (Q + 2 * K) + Q * H + 3 * H * F);
+  const { L, H, F, V, Q, K } = widths(config);
+  return FLOAT * (L * (H * (Q + 2 * K) + Q * H + 3 * H * F) + H * V);
 }
 
 /** One adapter: 4 r times the sum of in + out over its projections. */
@@ -100,24 +96,38 @@ export function adapterBytes(
   return FLOAT * elements;
 }
 
+/** How a pass runs. */
+export interface PassOptions {
+  /** Layers are computed again in the backward pass (training.gradient_checkpointing). */
+  recompute?: boolean;
+  /** By the binding's own ops (default: as on a CPU), or by graphs that keep more (a GPU, XLA, op by op). */
+  fused?: boolean;
+}
+
 /**
- * 4 L (N (4 H + 7 Q + 6 K + 5 F + 7 r) + 2.5 heads (P Tp^2 + P G Tc (Tp + Tc))), N = P Tp + P G Tc: for each token of a
- * layer the inputs and results that a gradient needs, and for each pair of tokens that attend the scores and weights.
- * With recomputation these of one layer only, and every layer's input: 4 L N H.
+ * What the layers keep for the backward pass, N = P Tp + P G Tc tokens.
+ *
+ * Fused: 4 N (L (4 H + 2 Q + 2 K + 3 F + 7 r) + 4 H + 2 Q + 4 K + 4 F): of each layer its input, what its products take and what
+ * the fused ops need again; of one layer the gradients that are under way.
+ * Graphs: 4 L (N (4 H + 7 Q + 6 K + 5 F + 7 r) + 2.5 heads (P Tp^2 + P G Tc (Tp + Tc))): the results of single ops, and the
+ * scores and weights of every pair of tokens that attend.
+ * With recomputation: one layer, and the inputs of the others.
  */
 export function activationBytes(
   config: ModelConfig,
   { P, G, Tp, Tc }: StepShape,
   rank: number,
-  recompute = false,
+  { recompute = false, fused = true }: PassOptions = {},
 ): number {
   const { L, H, F, Q, K } = widths(config);
   const [prompt, completion] = [bucket(Tp), bucket(Tc)];
   const tokens = P * prompt + P * G * completion;
   const pairs = P * prompt ** 2 + P * G * completion * (prompt + completion);
-  const perToken = 4 * H + 7 * Q + 6 * K + 5 * F + 7 * rank;
-  const layer = tokens * perToken + 2.5 * config.numAttentionHeads * pairs;
-  return FLOAT * (recompute ? layer + L * tokens * H : L * layer);
+  const layer = fused
+    ? tokens * (4 * H + 2 * Q + 2 * K + 3 * F + 7 * rank)
+    : tokens * (4 * H + 7 * Q + 6 * K + 5 * F + 7 * rank) + 2.5 * config.numAttentionHeads * pairs;
+  const underWay = fused ? tokens * (4 * H + 2 * Q + 4 * K + 4 * F) : 0;
+  return FLOAT * (underWay + (recompute ? layer + L * tokens * H : L * layer));
 }
 
 /** 4 x 3 x min(P G Tc V, 2^26): larger outputs are computed in chunks, 2^26 logits at a time over all threads. */
@@ -134,14 +144,13 @@ export function cacheBytes(config: ModelConfig, { P, G, Tp, Tc }: StepShape): nu
 
 /**
  * The plan of a GRPO step with LoRA.
- * @param recompute  layers are computed again in the backward pass (training.gradient_checkpointing)
  * @throws ConfigError  when the shape or the rank is not of integers >= 1
  */
 export function planMemory(
   config: ModelConfig,
   shape: StepShape,
   rank: number,
-  recompute = false,
+  options: PassOptions = {},
 ): MemoryPlan {
   for (const [name, value] of Object.entries({ ...shape, rank }))
     if (!Number.isInteger(value) || value < 1)
@@ -153,7 +162,7 @@ export function planMemory(
     adapter: 2 * one,
     gradients: 2 * one,
     optimizer: 5 * one,
-    activations: activationBytes(config, shape, rank, recompute),
+    activations: activationBytes(config, shape, rank, options),
     head: headBytes(config, shape),
     cache: cacheBytes(config, shape),
     runtime: RUNTIME_BYTES,

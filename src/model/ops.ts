@@ -3,9 +3,11 @@
  * the host. All are traceable (runtime/compile.ts): static shapes, no value reads.
  */
 import { availableParallelism } from 'node:os';
+import { takesOwnOps } from '../runtime/compile';
+import { fusedGate, fusedRmsNorm } from './fused';
 import { MAX_LOGITS } from './memory';
 import type { Tensor, TensorInfo } from '../runtime/tf';
-import { backend, binding, boolAttribute, intAttribute, tf, typeAttribute } from '../runtime/tf';
+import { backend, binding, intAttribute, tf, typeAttribute } from '../runtime/tf';
 
 /**
  * The `save` function that tf.customGrad appends to its arguments. What a gradient needs must go through it: other
@@ -146,6 +148,7 @@ export function writeRowsCopy(cache: Tensor, indices: Tensor, values: Tensor): T
  * @param weight  [D]
  */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  if (takesOwnOps() && x.rank === 2) return fusedRmsNorm(x, weight, eps);
   const op = tf.customGrad((...args) => {
     const [input, scale] = args as unknown as [Tensor, Tensor];
     const root = tf.sqrt(tf.add(tf.mean(tf.square(input), -1, true), eps));
@@ -186,15 +189,16 @@ export function rotate(x: Tensor, { cos, sin }: { cos: Tensor; sin: Tensor }): T
   return tf.concat([tf.sub(tf.mul(a, cos), tf.mul(b, sin)), tf.add(tf.mul(b, cos), tf.mul(a, sin))], -1);
 }
 
-/** x * sigmoid(x). */
-export function silu(x: Tensor): Tensor {
-  return tf.mul(x, tf.sigmoid(x));
+/** The gated unit of the feed-forward part: silu(g) u for g and u side by side, silu(g) = g sigmoid(g); [N, 2 F] -> [N, F]. */
+export function gate(x: Tensor): Tensor {
+  if (takesOwnOps()) return fusedGate(x);
+  const [g, u] = tf.split(x, 2, 1);
+  return tf.mul(tf.mul(g, tf.sigmoid(g)), u);
 }
 
 /** x @ w with `transposed` for w given as [out, in]. */
 function project(x: Tensor, head: Tensor, transposed: boolean): Tensor {
-  const matMul = [boolAttribute('transpose_a', false), boolAttribute('transpose_b', transposed)];
-  return backend.executeSingleOutput('MatMul', [typeAttribute('T', binding.TF_FLOAT), ...matMul], [x, head]);
+  return tf.matMul(x as never, head as never, false, transposed);
 }
 
 /** The output matrix: `[H, V]`, or the tied embedding `[V, H]` with `transposed`. */

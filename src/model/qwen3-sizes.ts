@@ -48,7 +48,7 @@ export interface MemoryRow {
 }
 
 /**
- * The memory plan of a step as rows of a table.
+ * The memory plan of a step on a GPU as rows of a table.
  * @param rank  of the adapter
  * @throws ConfigError  when the shape or the rank is not of integers >= 1
  */
@@ -60,7 +60,7 @@ export function memoryRows(
 ): MemoryRow[] {
   const gib = (bytes: number): number => bytes / 2 ** 30;
   return Object.entries(configs).map(([model, config]) => {
-    const plan = planMemory(config, shape, rank, recompute);
+    const plan = planMemory(config, shape, rank, { recompute, fused: false });
     return {
       model,
       parameters: `${(countParameters(config) / 1e9).toFixed(2)} billion`,

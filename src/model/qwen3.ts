@@ -6,12 +6,14 @@
  *
  * Source: Qwen3 Technical Report, arXiv 2505.09388; layer order and names as in transformers' Qwen3ForCausalLM.
  */
+import { takesOwnOps } from '../runtime/compile';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { ModelConfig } from './config';
-import type { LoraAdapter, LoraModule } from './lora';
+import { fusedAttention, fusedLora } from './fused';
+import type { LoraAdapter, LoraFactors, LoraModule } from './lora';
 import { LORA_TARGETS } from './peft';
-import { gatherRows, recomputed, rmsNorm, rotaryTable, rotate, silu } from './ops';
+import { gate, gatherRows, recomputed, rmsNorm, rotaryTable, rotate } from './ops';
 import type { OutputHead } from './ops';
 
 /** Weights of one layer; matrices are [in, out]. */
@@ -71,20 +73,23 @@ export function paddingBias(mask: Tensor): Tensor {
 
 /** x W, plus the adapter's part for each named slice of the output. */
 function linear(net: Network, x: Tensor, w: Tensor, layer: number, modules: readonly LoraModule[]): Tensor {
-  const y = tf.matMul(x as never, w as never) as Tensor;
   const { adapter, dropout } = net;
-  if (adapter === null) return y;
-  const factors = modules.map((module) => adapter.get(layer, module));
-  if (factors.every((f) => f === undefined)) return y;
-  const widths = modules.map((module, i) => factors[i]?.b.shape[1] ?? outputWidth(net.config, module));
+  const factors = modules.map((module) => adapter?.get(layer, module));
+  if (adapter === null || factors.every((f) => f === undefined)) return matMul(x, w);
+  const widths = modules.map((module) => outputWidth(net.config, module));
+  if (takesOwnOps() && dropout === undefined) {
+    const offsets = widths.map((_, i) => widths.slice(0, i).reduce((sum, width) => sum + width, 0));
+    const parts = factors.map((f, i) => ({ factors: f as LoraFactors, offset: offsets[i] }));
+    return fusedLora(x, w, parts.filter((_, i) => factors[i] !== undefined), adapter.scale); // prettier-ignore
+  }
   const parts = modules.map((module, i) => {
     const f = factors[i];
     if (f === undefined) return tf.zeros([x.shape[0], widths[i]]);
     const input = dropout === undefined ? x : dropout.apply(dropout.keys)(x, layer, module);
-    return tf.matMul(tf.matMul(input as never, f.a as never), f.b as never) as Tensor;
+    return matMul(matMul(input, f.a), f.b);
   });
   const delta = parts.length === 1 ? parts[0] : tf.concat(parts, 1);
-  return tf.add(y, tf.mul(delta, adapter.scale));
+  return tf.add(matMul(x, w), tf.mul(delta, adapter.scale));
 }
 
 function outputWidth(config: ModelConfig, module: LoraModule): number {
@@ -93,17 +98,22 @@ function outputWidth(config: ModelConfig, module: LoraModule): number {
   return module === 'gate_proj' || module === 'up_proj' ? config.intermediateSize : config.hiddenSize;
 }
 
-/** Queries, keys (both normalised and rotated) and values of a flat list of tokens: [N, heads, D] each. */
-function projectQkv(net: Network, x: Tensor, layer: number, rotary: { cos: Tensor; sin: Tensor }) {
+/** Queries, keys and values of a flat list of tokens, side by side: [N, (heads + 2 kvHeads) D]. */
+function projectQkv(net: Network, x: Tensor, layer: number): Tensor {
+  const w = net.weights.layers[layer];
+  const h = rmsNorm(x, w.inputNorm, net.config.rmsNormEps);
+  return linear(net, h, w.qkv, layer, ['q_proj', 'k_proj', 'v_proj']);
+}
+
+/** Queries, keys (both normalised and rotated) and values: [N, heads, D] each. */
+function splitQkv(net: Network, qkv: Tensor, layer: number, rotary: { cos: Tensor; sin: Tensor }) {
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps } = net.config;
   const w = net.weights.layers[layer];
-  const h = rmsNorm(x, w.inputNorm, rmsNormEps);
-  const qkv = tf.reshape(linear(net, h, w.qkv, layer, ['q_proj', 'k_proj', 'v_proj']), [
-    -1,
-    heads + 2 * kvHeads,
-    headDim,
-  ]);
-  const [q, k, values] = tf.split(qkv, [heads, kvHeads, kvHeads], 1);
+  const [q, k, values] = tf.split(
+    tf.reshape(qkv, [-1, heads + 2 * kvHeads, headDim]),
+    [heads, kvHeads, kvHeads],
+    1,
+  );
   return {
     queries: rotate(rmsNorm(q, w.qNorm, rmsNormEps), rotary),
     keys: rotate(rmsNorm(k, w.kNorm, rmsNormEps), rotary),
@@ -186,8 +196,8 @@ function finishLayer(net: Network, x: Tensor, attended: Tensor, layer: number): 
   const w = net.weights.layers[layer];
   const residual = tf.add(x, linear(net, attended, w.o, layer, ['o_proj']));
   const h = rmsNorm(residual, w.postNorm, net.config.rmsNormEps);
-  const [gate, up] = tf.split(linear(net, h, w.gateUp, layer, ['gate_proj', 'up_proj']), 2, 1);
-  return tf.add(residual, linear(net, tf.mul(silu(gate), up), w.down, layer, ['down_proj']));
+  const gated = gate(linear(net, h, w.gateUp, layer, ['gate_proj', 'up_proj']));
+  return tf.add(residual, linear(net, gated, w.down, layer, ['down_proj']));
 }
 
 const flat = (x: Tensor): Tensor => tf.reshape(x, [x.size]);
@@ -220,7 +230,7 @@ export function forwardPrompts(net: Network, prompt: PromptBatch): { hidden: Ten
   let x = gatherRows(net.weights.embedding, flat(prompt.ids));
   const cache: KeyValues[] = [];
   for (let layer = 0; layer < net.config.numHiddenLayers; layer++) {
-    const { queries, keys, values } = projectQkv(net, x, layer, rotary);
+    const { queries, keys, values } = splitQkv(net, projectQkv(net, x, layer), layer, rotary);
     const kv = { keys: splitRows(keys, rows), values: splitRows(values, rows) };
     cache.push(kv);
     x = finishLayer(net, x, joinRows(attendPrompt(net.config, splitRows(queries, rows), kv, bias)), layer);
@@ -232,6 +242,8 @@ export function forwardPrompts(net: Network, prompt: PromptBatch): { hidden: Ten
 interface SharedPass {
   cos: Tensor;
   sin: Tensor;
+  /** [P, Tp] */
+  mask: Tensor;
   /** [P, 1, 1, Tp, Tp] */
   bias: Tensor;
   /** [P, 1, 1, 1, 1, Tp] */
@@ -240,30 +252,41 @@ interface SharedPass {
   ownBias: Tensor;
 }
 
-/** One layer on P prompts and P*G completions: [P*Tp + P*G*Tc, H] -> the same. */
-function sharedLayer(net: Network, x: Tensor, layer: number, pass: SharedPass): Tensor {
+/** Queries, keys and values of P prompts and P*G completions, [N, (heads + 2 kvHeads) D], to what they attend to, [N, heads D]. */
+function attendShared(net: Network, qkv: Tensor, layer: number, pass: SharedPass): Tensor {
   const { bias, promptBias, ownBias } = pass;
   const [prompts, tp] = [bias.shape[0], bias.shape[3] as number];
   const nPrompt = prompts * tp;
-  const nCompletion = x.shape[0] - nPrompt;
+  const nCompletion = qkv.shape[0] - nPrompt;
   const rows = nCompletion / ownBias.shape[0];
   const split = (y: Tensor): [Tensor, Tensor] => {
     const [a, b] = tf.split(y, [nPrompt, nCompletion], 0);
     return [splitRows(a, prompts), splitRows(b, rows)];
   };
-  const { queries, keys, values } = projectQkv(net, x, layer, pass);
+  const { queries, keys, values } = splitQkv(net, qkv, layer, pass);
   const [qp, qc] = split(queries);
   const [kp, kc] = split(keys);
   const [vp, vc] = split(values);
   const shared = { keys: kp, values: vp };
   const own = { keys: kc, values: vc };
-  const attended = tf.concat(
+  return tf.concat(
     [
       joinRows(attendPrompt(net.config, qp, shared, bias)),
       joinRows(attendCompletion(net.config, qc, shared, own, promptBias, ownBias)),
     ],
     0,
   );
+}
+
+/** One layer on P prompts and P*G completions: [P*Tp + P*G*Tc, H] -> the same. */
+function sharedLayer(net: Network, x: Tensor, layer: number, pass: SharedPass): Tensor {
+  const qkv = projectQkv(net, x, layer);
+  if (!takesOwnOps()) return finishLayer(net, x, attendShared(net, qkv, layer, pass), layer);
+  const { mask, cos, sin, ownBias } = pass;
+  const { rmsNormEps: eps, numKeyValueHeads: kvHeads } = net.config;
+  const { qNorm, kNorm } = net.weights.layers[layer];
+  const group = (x.shape[0] - mask.size) / ownBias.shape[0] / mask.shape[0];
+  const attended = fusedAttention(qkv, { qNorm, kNorm, eps, kvHeads, cos, sin, mask, group });
   return finishLayer(net, x, attended, layer);
 }
 
@@ -279,15 +302,15 @@ function layerVariables({ weights, adapter }: Network, layer: number): Tensor[] 
 
 /** As `sharedLayer`, keeping only `x` for the backward pass. */
 function recomputedLayer(net: Network, x: Tensor, layer: number, pass: SharedPass): Tensor {
-  const { cos, sin, bias, promptBias, ownBias } = pass;
+  const { cos, sin, mask, bias, promptBias, ownBias } = pass;
   const { dropout } = net;
   const run = (input: Tensor, constants: Tensor[]): Tensor => {
-    const [c, s, b, p, o, keys] = constants;
+    const [c, s, m, b, p, o, keys] = constants;
     const own = dropout === undefined ? net : { ...net, dropout: { ...dropout, keys } };
-    return sharedLayer(own, input, layer, { cos: c, sin: s, bias: b, promptBias: p, ownBias: o });
+    return sharedLayer(own, input, layer, { cos: c, sin: s, mask: m, bias: b, promptBias: p, ownBias: o });
   };
   const keys = dropout === undefined ? [] : [dropout.keys];
-  return recomputed(run, x, [cos, sin, bias, promptBias, ownBias, ...keys], layerVariables(net, layer));
+  return recomputed(run, x, [cos, sin, mask, bias, promptBias, ownBias, ...keys], layerVariables(net, layer));
 }
 
 /**
@@ -324,6 +347,7 @@ export function forwardSharedPrefix(
   const positions = tf.concat([flat(prompt.positions), flat(completionPositions)], 0);
   const pass = {
     ...rotaryTable(positions, config.headDim, config.ropeTheta),
+    mask: prompt.mask,
     bias: promptSelfBias(prompt),
     promptBias: tf.reshape(paddingBias(prompt.mask), [prompts, 1, 1, 1, 1, tp]),
     ownBias: causalBias(tc),
@@ -372,7 +396,7 @@ export function forwardDecode(
   let x = gatherRows(weights.embedding, ids);
   const own: KeyValues[] = [];
   for (let layer = 0; layer < config.numHiddenLayers; layer++) {
-    const { queries, keys, values } = projectQkv(net, x, layer, rotary);
+    const { queries, keys, values } = splitQkv(net, projectQkv(net, x, layer), layer, rotary);
     const write = (old: Tensor, fresh: Tensor): Tensor =>
       writeRows(old, indices, tf.reshape(fresh, [rows * kv, headDim]));
     const updated = {

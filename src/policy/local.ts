@@ -2,7 +2,7 @@
 import { copyFileSync, existsSync } from 'node:fs';
 import path from 'node:path';
 import { compile } from '../runtime/compile';
-import type { CompiledFunction, ExecutionMode } from '../runtime/compile';
+import type { CompiledFunction } from '../runtime/compile';
 import { CheckpointError, ConfigError } from '../runtime/errors';
 import { ensureDirectory } from '../runtime/files';
 import type { Tensor, Variable } from '../runtime/tf';
@@ -10,7 +10,7 @@ import { tf } from '../runtime/tf';
 import { readModelConfig } from '../model/config';
 import type { ModelConfig } from '../model/config';
 import { adapterDropout } from '../model/dropout';
-import { fileTensors, fusedModules, loadWeights, mergedMatrix, weightTensors } from '../model/load';
+import { fileTensors, loadWeights, weightTensors } from '../model/load';
 import { LoraAdapter } from '../model/lora';
 import { tokenLogProbs } from '../model/ops';
 import { readAdapter, writeAdapter } from '../model/peft';
@@ -35,9 +35,10 @@ import type {
   SampleOptions,
   Sequence,
 } from './policy';
-import { Sampler } from './rollout';
+import { LocalSampler } from './local-sampler';
+import type { LocalSamplerOptions } from './local-sampler';
 
-export interface LocalPolicyOptions {
+export interface LocalPolicyOptions extends LocalSamplerOptions {
   /** A Hugging Face directory. */
   modelDirectory: string;
   /** Start from this PEFT directory; else a fresh adapter of `lora`, else (neither) the bare model. */
@@ -49,7 +50,6 @@ export interface LocalPolicyOptions {
   trainable?: 'lora' | 'all';
   /** Keep only each layer's input for the backward pass, which computes the layer again: the same gradients. */
   gradientCheckpointing?: boolean;
-  mode?: ExecutionMode;
   /** Tokens that end a completion; default: the model's end tokens. */
   stopTokenIds?: readonly number[];
 }
@@ -62,8 +62,7 @@ export class LocalPolicy implements Policy {
   private readonly optimiser: LocalOptimiser;
   private readonly stopTokenIds: readonly number[];
   private reference: LoraAdapter | null = null;
-  private sampler: Sampler | null = null;
-  private merged: { matrices: Variable[]; stale: boolean } | null = null;
+  private readonly sampler: LocalSampler;
   private readonly padId: number;
 
   constructor(
@@ -84,6 +83,7 @@ export class LocalPolicy implements Policy {
       mode,
     );
     this.stopTokenIds = options.stopTokenIds ?? config.eosTokenIds;
+    this.sampler = new LocalSampler(this.network(adapter), this.padId, options);
   }
 
   /** @throws CheckpointError  when the model or the adapter cannot be read, or do not belong together */
@@ -116,9 +116,9 @@ export class LocalPolicy implements Policy {
   dispose(): void {
     for (const fn of this.functions.values()) fn.dispose();
     this.functions.clear();
-    this.sampler?.dispose();
+    this.sampler.dispose();
     this.optimiser.dispose();
-    tf.dispose([...(this.merged?.matrices ?? []), ...weightTensors(this.weights)]);
+    tf.dispose(weightTensors(this.weights));
     this.adapter?.dispose();
     this.reference?.dispose();
   }
@@ -153,38 +153,8 @@ export class LocalPolicy implements Policy {
 
   // ---- sample ----
 
-  /** The network that decodes: the adapter merged into copies of the matrices, so that a step has fewer products. */
-  private decodingNetwork(): Network {
-    const { adapter } = this;
-    if (adapter === null) return this.network(null);
-    const merge = this.compiled('merge', 'merge', () =>
-      this.weights.layers.flatMap((w, layer) =>
-        fusedModules.map(([key, modules]) => mergedMatrix(w[key], layer, modules, adapter)),
-      ),
-    );
-    if (this.merged === null) {
-      this.merged = {
-        matrices: tf.tidy(() => merge().map((matrix) => tf.variable(matrix, false))),
-        stale: false,
-      };
-    } else if (this.merged.stale) {
-      const fresh = merge();
-      this.merged.matrices.forEach((matrix, i) => matrix.assign(fresh[i] as never));
-      tf.dispose(fresh);
-      this.merged.stale = false;
-    }
-    const { matrices } = this.merged;
-    const layers = this.weights.layers.map((w, layer) => {
-      const own = matrices.slice(layer * fusedModules.length, (layer + 1) * fusedModules.length);
-      return { ...w, ...Object.fromEntries(fusedModules.map(([key], i) => [key, own[i]])) };
-    });
-    return { config: this.config, weights: { ...this.weights, layers }, adapter: null };
-  }
-
   async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]> {
-    const network = this.decodingNetwork();
-    this.sampler ??= new Sampler(network, this.padId, this.options.mode);
-    return this.sampler.sample(prompts, options, this.stopTokenIds);
+    return this.sampler.current().sample(prompts, options, this.stopTokenIds);
   }
 
   // ---- logProbs ----
@@ -313,7 +283,7 @@ export class LocalPolicy implements Policy {
 
   async optimStep(options: OptimStepOptions): Promise<OptimStepResult> {
     const result = this.optimiser.step(options);
-    if (this.merged !== null && !result.skipped) this.merged.stale = true;
+    if (!result.skipped) this.sampler.forget();
     return result;
   }
 
@@ -353,7 +323,7 @@ export class LocalPolicy implements Policy {
     if (this.adapter === null) throw new ConfigError('load needs a policy with an adapter');
     this.adapter.assign(readAdapter(directory, this.config));
     if (optimiser) this.optimiser.load(path.join(directory, OPTIMISER_FILE));
-    if (this.merged !== null) this.merged.stale = true;
+    this.sampler.forget();
   }
 }
 

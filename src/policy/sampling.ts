@@ -4,9 +4,8 @@
  */
 import { gatherRows, pickPerRow } from '../model/ops';
 import { ConfigError, ShapeError } from '../runtime/errors';
-import { isTracingForXla } from '../runtime/compile';
 import type { Tensor } from '../runtime/tf';
-import { backend, binding, tf } from '../runtime/tf';
+import { backend, floatAttribute, intAttribute, tf } from '../runtime/tf';
 
 /** Which tokens may be drawn, and how likely. */
 export interface Truncation {
@@ -18,8 +17,6 @@ export interface Truncation {
   topP?: number;
   /** Keep tokens at least this many times as probable as the likeliest; 0 or absent keeps all. */
   minP?: number;
-  /** Whether top-p uses the binding's own op; default wherever it can run: on a CPU, and not compiled by XLA. */
-  ownOp?: boolean;
 }
 
 /** Tokens drawn for every row, with three log-probabilities each (as in `Completion`). */
@@ -36,8 +33,6 @@ export type DrawnTokens = {
 
 /** The top-p threshold is found to 2^-20 nats of logits / temperature, the spacing of float32 numbers between 8 and 16. */
 const RESOLUTION_BITS = 20;
-
-const OWN_OP = 'GrpolabNucleusThreshold';
 
 /** Width of the blocks of the two-level cumulative sum. */
 const BLOCK = 512;
@@ -60,14 +55,13 @@ function checkTruncation({ temperature, topK = 0, topP = 1, minP = 0 }: Truncati
  * multiple of 2^-20 that float32 holds exactly. Tokens less than one resolution apart at the threshold are all kept,
  * equal ones above all, of which transformers keeps only as many as are needed, in the order of its sort.
  *
- * The binding's op (native/sampling.cc) computes the same from sums over the digits of z, in double precision.
+ * The binding's op (`drawOwn`) computes the same from sums over the digits of z, in double precision.
  *
  * @param z       [B, V] logits / temperature minus the row's maximum
  * @param masses  [B, V] exp(z), or 0 for tokens that are out already
  * @returns       [B, 1]
  */
-function nucleusThreshold(z: Tensor, masses: Tensor, topP: number, ownOp: boolean): Tensor {
-  if (ownOp) return backend.executeSingleOutput(OWN_OP, [], [z, masses, tf.scalar(topP)]);
+function nucleusThreshold(z: Tensor, masses: Tensor, topP: number): Tensor {
   const vocabulary = z.shape[1] as number;
   const rangeBits = Math.max(0, Math.ceil(Math.log2(Math.log(vocabulary / (1 - topP)))));
   const needed = tf.mul(tf.sum(masses, 1, true), topP); // [B, 1]
@@ -92,7 +86,6 @@ function nucleusThreshold(z: Tensor, masses: Tensor, topP: number, ownOp: boolea
 export function truncatedDistribution(logits: Tensor, truncation: Truncation): Tensor {
   checkTruncation(truncation);
   const { temperature, topK = 0, topP = 1, minP = 0 } = truncation;
-  const { ownOp = !binding.isUsingGpuDevice() && !isTracingForXla() } = truncation;
   const vocabulary = logits.shape[1] as number;
   return tf.tidy(() => {
     if (temperature === 0) return tf.cast(tf.oneHot(tf.argMax(logits, 1).toInt(), vocabulary), 'float32');
@@ -106,7 +99,7 @@ export function truncatedDistribution(logits: Tensor, truncation: Truncation): T
       const { values } = tf.topk(z, topK, true);
       keep(tf.greaterEqual(z, tf.slice(values, [0, topK - 1], [-1, 1])));
     }
-    if (topP < 1) keep(tf.greaterEqual(z, nucleusThreshold(z, masses, topP, ownOp)));
+    if (topP < 1) keep(tf.greaterEqual(z, nucleusThreshold(z, masses, topP)));
     if (minP > 0) keep(tf.greaterEqual(masses, minP));
     return tf.div(masses, tf.sum(masses, 1, true));
   });
@@ -187,4 +180,24 @@ export function sampleTokens(
     else if (temperature !== 1) temperedLogProbs = logProbsAt(tf.div(logits, temperature), ids);
     return { ids, logProbs, temperedLogProbs, drawLogProbs: tf.log(pickPerRow(probabilities, ids)) };
   });
+}
+
+/**
+ * As `sampleTokens`, by one op of the binding, on a CPU: sums in double precision, no tensors of [B, V] between.
+ *
+ * @param logits    [R, V]; row b draws from row floor(b R / B)
+ * @param uniforms  [B]
+ * @param bias      [V], or [0] for none
+ * @returns [4, B] the fields of `DrawnTokens`, in their order
+ */
+export function drawOwn(logits: Tensor, uniforms: Tensor, truncation: Truncation, bias: Tensor): Tensor {
+  checkTruncation(truncation);
+  const { temperature, topK = 0, topP = 1, minP = 0 } = truncation;
+  const attributes = [
+    floatAttribute('temperature', temperature),
+    intAttribute('top_k', topK),
+    floatAttribute('top_p', topP),
+    floatAttribute('min_p', minP),
+  ];
+  return backend.executeSingleOutput('GrpolabSample', attributes, [logits, uniforms, bias]);
 }

@@ -100,6 +100,52 @@ describe('compile', () => {
   });
 });
 
+describe('retracing', () => {
+  const sizes = (n: number): Tensor => tf.ones([n, 32]);
+
+  it('leaves nothing behind: memory is flat over 1,000 traces with gradients', () => {
+    const w = tf.variable(tf.ones([32, 32]));
+    const options = { mode: 'graph', maxSignatures: 2, maxTracesInARow: Infinity } as const;
+    const gradient = (x: Tensor): Tensor[] => {
+      const loss = (): Tensor =>
+        tf
+          .matMul(x as never, w as never)
+          .tanh()
+          .square()
+          .mean();
+      const { value, grads } = tf.variableGrads(loss as never, [w as Variable]);
+      return [value, grads[w.name]];
+    };
+    const fn = compile('retraced', gradient, options);
+    const run = (times: number): void => {
+      // Three shapes in turn and room for two: every call traces.
+      for (let i = 0; i < times; i++) {
+        const x = sizes(1 + (i % 3));
+        tf.dispose([x, ...fn(x)]);
+      }
+    };
+    run(300);
+    const [tensors, handles, bytes] = [tf.memory().numTensors, binding.getNumOfTensors(), process.memoryUsage().rss]; // prettier-ignore
+    run(999);
+    expect([tf.memory().numTensors, binding.getNumOfTensors()]).toEqual([tensors, handles]);
+    expect(process.memoryUsage().rss - bytes).toBeLessThan(48e6);
+    fn.dispose();
+    expect(fn.signatures).toBe(0);
+    expect(tf.memory().numTensors).toBe(tensors);
+    w.dispose();
+  });
+
+  it('without end is refused, and says what to do', () => {
+    const fn = compile('stormy', (x) => [tf.neg(x)], { mode: 'graph', maxTracesInARow: 3 });
+    for (const n of [1, 2, 2, 3, 4, 5]) tf.dispose(fn(sizes(n)));
+    expect(() => fn(sizes(6))).toThrow(
+      /stormy: each of its last 3 calls came with shapes of which it has no trace \(now: float32 6,32\).*pad the inputs/,
+    );
+    expect(fn(sizes(5))[0].shape).toEqual([5, 32]);
+    tf.dispose(fn(sizes(7)));
+  });
+});
+
 describe('GRPOLAB_COMPILE', () => {
   it.each([
     ['off', 'eager'],

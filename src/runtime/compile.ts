@@ -94,14 +94,14 @@ function typedValues({ values, dtype }: Constant): Float32Array | Int32Array | U
 
 /** A graph under construction. */
 class Trace {
+  constructor(readonly isForXla: boolean) {}
+
   readonly graph = binding.graphNew();
   readonly constants = new Map<object, Constant>();
   readonly captured: Tensor[] = [];
   readonly capturedRefs: number[] = [];
   private readonly refs = new Map<object, number>();
   private readonly sharedConstants = new Map<string, number>();
-
-  constructor(readonly isForXla: boolean) {}
 
   knows(id: object): boolean {
     return this.refs.has(id) || this.constants.has(id);
@@ -141,7 +141,13 @@ class Trace {
     return ref;
   }
 
-  op(op: string, attributes: readonly OpAttribute[], inputs: readonly TensorInfo[]): Tensor[] {
+  /** @param shapes  of the outputs, where TensorFlow cannot infer them */
+  op(
+    op: string,
+    attributes: readonly OpAttribute[],
+    inputs: readonly TensorInfo[],
+    shapes?: readonly (readonly number[])[],
+  ): Tensor[] {
     const definition = opDefinition(op);
     const refs = inputs.map((input) => this.ref(input));
     const singles = definition.arguments.filter((argument) => !argument.isList).length;
@@ -158,7 +164,7 @@ class Trace {
     // TensorFlow infers the length of a list from the list.
     const lengths = new Set(definition.arguments.map((argument) => argument.numberAttribute));
     const kept = attributes.filter((attribute) => !lengths.has(attribute.name));
-    return binding.graphOp(this.graph, op, kept, grouped).map((output) => {
+    return binding.graphOp(this.graph, op, kept, grouped, shapes).map((output) => {
       if (output.shape === null)
         throw new ShapeError(
           `${op}: its output shape depends on values; a compiled function needs static shapes`,
@@ -172,9 +178,23 @@ class Trace {
 
 let trace: Trace | null = null;
 
-/** Whether a function is being traced that XLA will compile: it takes only ops that XLA knows. */
-export function isTracingForXla(): boolean {
-  return trace?.isForXla ?? false;
+/**
+ * Whether the binding's own fused ops may stand in what is being traced: they run on a CPU, and XLA does not know them. Op by
+ * op they are not used either, so that the two ways check each other.
+ */
+export function takesOwnOps(): boolean {
+  return trace !== null && !trace.isForXla && !binding.isUsingGpuDevice();
+}
+
+/** One of the binding's own ops in what is being traced (`takesOwnOps`). @param shapes of its outputs */
+export function ownOp(
+  op: string,
+  attributes: readonly OpAttribute[],
+  inputs: readonly TensorInfo[],
+  shapes: readonly (readonly number[])[],
+): Tensor[] {
+  if (trace === null) throw new ConfigError(`${op} was called outside a compiled function`);
+  return trace.op(op, attributes, inputs, shapes);
 }
 
 backend.executeSingleOutput = (op, attributes, inputs) =>
@@ -262,27 +282,42 @@ export function defaultMode(): ExecutionMode {
  * @param fn    static shapes, no value reads
  * @param mode  `graph`, `xla` or `eager`
  * @param maxSignatures  the least recently used signature above this number is freed
- * @throws ConfigError  (at the first call) when the function reads a value; ShapeError when a shape depends on values
+ * @param maxTracesInARow  calls that each needed a new trace, after which a call is refused
+ * @throws ConfigError  (at a call) when the function reads a value, or is traced again and again; ShapeError when a shape
+ *   depends on values
  */
 export function compile(
   name: string,
   fn: TensorFunction,
-  { mode = defaultMode(), maxSignatures = 64 }: { mode?: ExecutionMode; maxSignatures?: number } = {},
+  {
+    mode = defaultMode(),
+    maxSignatures = 64,
+    maxTracesInARow = 256,
+  }: { mode?: ExecutionMode; maxSignatures?: number; maxTracesInARow?: number } = {},
 ): CompiledFunction {
   const signatures = new Map<string, Signature>();
+  let tracesInARow = 0;
   const run = (...args: Tensor[]): Tensor[] => {
     if (mode === 'eager')
       return tf.tidy(() => fn(...args).map((result) => (args.includes(result) ? result.clone() : result)));
     const key = args.map((arg) => `${arg.dtype} ${arg.shape.join()}`).join(' | ');
     let signature = signatures.get(key);
     if (signature === undefined) {
+      if (++tracesInARow > maxTracesInARow)
+        throw new ConfigError(
+          `${name}: each of its last ${maxTracesInARow} calls came with shapes of which it has no trace (now: ${key}), and a trace ` +
+            'costs more than many runs: pad the inputs to a few shapes, or use mode "eager"',
+        );
       signature = traceFunction(name, fn, args, mode === 'xla');
       if (signatures.size >= maxSignatures) {
         const [oldest, freed] = signatures.entries().next().value as [string, Signature];
         binding.functionRemove(freed.name);
         signatures.delete(oldest);
       }
-    } else signatures.delete(key);
+    } else {
+      tracesInARow = 0;
+      signatures.delete(key);
+    }
     signatures.set(key, signature);
     const gone = signature.captured.find((tensor) => tensor.isDisposed);
     if (gone !== undefined)

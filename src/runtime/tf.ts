@@ -46,6 +46,7 @@ export interface Binding {
     op: string,
     attributes: readonly OpAttribute[],
     inputs: readonly (number | readonly number[])[],
+    shapes?: readonly (readonly number[])[],
   ): GraphOutput[];
   graphConst(
     graph: number,
@@ -62,6 +63,8 @@ export interface Binding {
   ): void;
   functionRemove(name: string): void;
   opDefinition(op: string): Uint8Array;
+  profileStart(): void;
+  profileStop(): Uint8Array;
 }
 
 /** The parts of tfjs-node's backend that compiled functions stand on (runtime/compile.ts). */
@@ -120,6 +123,8 @@ function quietly<T>(holder: { hold(): void; release(): string }, load: () => T):
 function load(): typeof Tfjs {
   process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
   process.env.TF_DETERMINISTIC_OPS ??= '1';
+  // One op at a time, each on all cores: two at once get in each other's way (a step took 2 to 8 % longer).
+  process.env.TF_NUM_INTEROP_THREADS ??= '1';
   restoreUtilFunctions();
   const nodeRequire = createRequire(__filename);
   const holderPath = path.resolve(__dirname, '../../native/build/stderr.node');
@@ -154,4 +159,9 @@ export function boolAttribute(name: string, value: boolean): OpAttribute {
 /** An integer attribute of an op. */
 export function intAttribute(name: string, value: number): OpAttribute {
   return { name, type: binding.TF_ATTR_INT, value };
+}
+
+/** A floating-point attribute of an op. */
+export function floatAttribute(name: string, value: number): OpAttribute {
+  return { name, type: binding.TF_ATTR_FLOAT, value };
 }

@@ -87,7 +87,8 @@ export function stepShape(experiment: Experiment): StepShape {
 function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy): PreflightCheck {
   const shape = stepShape(experiment);
   const { gradient_checkpointing: recompute } = experiment.training;
-  const plan = planMemory(policy.config, shape, policy.adapter?.config.r ?? 1, recompute);
+  const fused = defaultMode() === 'graph' && !binding.isUsingGpuDevice();
+  const plan = planMemory(policy.config, shape, policy.adapter?.config.r ?? 1, { recompute, fused });
   const { memoryAvailableBytes, gpus } = describeMachine();
   const available = binding.isUsingGpuDevice() ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
   const held = evaluation.length === 0 ? '' : `, ${evaluation.length} held-out records`;

@@ -1,0 +1,500 @@
+// TensorFlow ops that decode on the CPU: a whole step of Qwen3 over rows of different lengths in one op, on weights that
+// are laid out for it. src/model/qwen3.ts has the same computation as a graph, which serves where these ops cannot run.
+//
+//   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
+//   GrpolabPrefill(tokens, lengths, cache, weights...) -> logits [P, V] after each prompt's last token; fills the cache
+//   GrpolabDecode(tokens, rows, lengths, step, prompt cache, cache, weights...) -> logits [B, V]; adds to the cache
+//
+// A cache is float [layers, 2, rows, kvHeads, T, D'], T a multiple of 16 and D' = D rounded up to 16, and is written in
+// place. Keys (0) lie as panels [T / 16, D, 16], values (1) as rows [T, D'].
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "attention.h"
+#include "ops.h"
+
+namespace {
+
+// ---- GrpolabPack ----
+
+// Attributes: transposed (the matrix is [n, k]), parts (its columns are that many equal parts, each padded by itself),
+// scale, and offsets: the first column of each adapter, whose factors A [k, r] and B [r, width] follow the matrix.
+struct PackOptions {
+  bool transposed = false;
+  int64_t parts = 1;
+  float scale = 1;
+  std::vector<int64_t> offsets;
+};
+
+void* CreatePack(TF_OpKernelConstruction* construction) {
+  OpStatus status;
+  auto* options = new PackOptions();
+  unsigned char transposed = 0;
+  int32_t list = 0, total = 0;
+  TF_OpKernelConstruction_GetAttrBool(construction, "transposed", &transposed, status.status);
+  TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
+  TF_OpKernelConstruction_GetAttrFloat(construction, "scale", &options->scale, status.status);
+  TF_OpKernelConstruction_GetAttrSize(construction, "offsets", &list, &total, status.status);
+  options->transposed = transposed != 0;
+  options->offsets.resize(std::max(list, 0));
+  if (list > 0)
+    TF_OpKernelConstruction_GetAttrInt64List(construction, "offsets", options->offsets.data(), list, status.status);
+  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
+  return options;
+}
+
+struct Factors {
+  const float* a;
+  const float* b;
+  int64_t rank, first, width;
+};
+
+// Adds scale * A B to the columns [first, first + count) of a panel [k, 16].
+void AddProduct(const Factors& f, float scale, int64_t k, int64_t first, int64_t count, float* panel) {
+  const int64_t from = std::max(first, f.first), to = std::min(first + count, f.first + f.width);
+  if (from >= to) return;
+  const float* b = f.b + (from - f.first);
+  int64_t ldb = f.width;
+  std::vector<float> edge;  // a product reads 16 columns of its right side
+  if (from - f.first + kWidth > f.width) {
+    edge.resize(f.rank * kWidth);
+    for (int64_t r = 0; r < f.rank; r++) std::copy(b + r * ldb, b + r * ldb + (to - from), &edge[r * kWidth]);
+    b = edge.data();
+    ldb = kWidth;
+  }
+  const Kernels& kernels = BestKernels();
+  std::vector<float> scaled(kWidth * f.rank);
+  for (int64_t i = 0; i < k; i += kWidth) {
+    const int64_t rows = std::min(kWidth, k - i);
+    for (int64_t e = 0; e < rows * f.rank; e++) scaled[e] = scale * f.a[i * f.rank + e];
+    kernels.product({scaled.data(), 1, f.rank, rows}, f.rank, b, ldb, panel + i * kWidth + (from - first), kWidth,
+                    to - from, Into::kAdd);
+  }
+}
+
+void ComputePack(void* state, TF_OpKernelContext* context) {
+  const auto& options = *static_cast<PackOptions*>(state);
+  OpInputs in(context);
+  if (!in.ok()) return;
+  const int64_t k = in.dim(0, options.transposed ? 1 : 0), n = in.dim(0, options.transposed ? 0 : 1);
+  const int64_t width = n / options.parts, panels = Ceil(width);
+  std::vector<Factors> factors;
+  for (size_t f = 0; f < options.offsets.size(); f++) {
+    const int a = static_cast<int>(1 + 2 * f);
+    if (a + 1 >= in.count() || in.dim(a, 0) != k || in.dim(a, 1) != in.dim(a + 1, 0))
+      return FailOp(context, "GrpolabPack: the factors do not fit the matrix");
+    factors.push_back({in.floats(a), in.floats(a + 1), in.dim(a, 1), options.offsets[f], in.dim(a + 1, 1)});
+  }
+  auto* out = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {options.parts * panels, k, kWidth}));
+  if (out == nullptr) return;
+  const float* matrix = in.floats(0);
+  ParallelFor(context, options.parts * panels, [&](int64_t p) {
+    const int64_t begin = p % panels * kWidth;
+    const int64_t first = p / panels * width + begin, count = std::min(kWidth, width - begin);
+    float* panel = out + p * k * kWidth;
+    for (int64_t i = 0; i < k; i++)
+      for (int64_t j = 0; j < kWidth; j++) {
+        const int64_t at = options.transposed ? (first + j) * k + i : i * n + first + j;
+        panel[i * kWidth + j] = j < count ? matrix[at] : 0.0f;
+      }
+    for (const Factors& f : factors) AddProduct(f, options.scale, k, first, count, panel);
+  });
+}
+
+// ---- the model ----
+
+struct Packed {
+  const float* data;
+  int64_t panels, k;
+};
+
+struct Layer {
+  const float* input_norm;
+  Packed qkv;
+  const float* q_norm;
+  const float* k_norm;
+  Packed o;
+  const float* post_norm;
+  Packed gate_up;
+  Packed down;
+};
+
+struct Options {
+  float eps = 1e-6f;
+  float theta = 1e6f;
+  int64_t group = 1;
+};
+
+void* CreateOptions(TF_OpKernelConstruction* construction) {
+  OpStatus status;
+  auto* options = new Options();
+  TF_OpKernelConstruction_GetAttrFloat(construction, "eps", &options->eps, status.status);
+  TF_OpKernelConstruction_GetAttrFloat(construction, "theta", &options->theta, status.status);
+  TF_OpKernelConstruction_GetAttrInt64(construction, "group", &options->group, status.status);
+  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
+  return options;
+}
+
+// One of the two caches.
+struct Cache {
+  float* data = nullptr;
+  int64_t layers = 0, rows = 0, kv_heads = 0, length = 0, width = 0;
+
+  Cache(const OpInputs& in, int i) {
+    if (in.rank(i) != 6) return;
+    data = in.floats(i);
+    layers = in.dim(i, 0);
+    rows = in.dim(i, 2);
+    kv_heads = in.dim(i, 3);
+    length = in.dim(i, 4);
+    width = in.dim(i, 5);
+  }
+  float* at(int64_t layer, int64_t kind, int64_t row, int64_t head) const {
+    return data + (((layer * 2 + kind) * rows + row) * kv_heads + head) * length * width;
+  }
+};
+
+struct Model {
+  const float* embedding;
+  int64_t vocabulary, hidden, heads, kv_heads, dim, ff;
+  const float* final_norm;
+  Packed head;
+  std::vector<Layer> layers;
+  const Options* options;
+  const Kernels* kernels = &BestKernels();
+
+  Packed packed(const OpInputs& in, int i) const { return {in.floats(i), in.dim(i, 0), in.dim(i, 1)}; }
+
+  // The weights start at an input: embedding, final norm, head, then eight of each layer.
+  Model(const OpInputs& in, int start, const Cache& cache, const Options& options) : options(&options) {
+    embedding = in.floats(start);
+    vocabulary = in.dim(start, 0);
+    hidden = in.dim(start, 1);
+    final_norm = in.floats(start + 1);
+    head = packed(in, start + 2);
+    for (int i = start + 3; i + 7 < in.count(); i += 8)
+      layers.push_back({in.floats(i), packed(in, i + 1), in.floats(i + 2), in.floats(i + 3), packed(in, i + 4),
+                        in.floats(i + 5), packed(in, i + 6), packed(in, i + 7)});
+    kv_heads = cache.kv_heads;
+    dim = in.dim(start + 5, 0);
+    heads = layers[0].o.k / dim;
+    ff = layers[0].down.k;
+  }
+  int64_t qkv_width() const { return (heads + 2 * kv_heads) * dim; }
+};
+
+bool HasWeights(const OpInputs& in, int start) {
+  return in.count() >= start + 11 && (in.count() - start - 3) % 8 == 0;
+}
+
+// Tokens that go through the layers together.
+struct Tokens {
+  std::vector<int32_t> ids;
+  std::vector<int64_t> positions;
+  // Of each prompt that has tokens here: its number, its length, and its tokens' range.
+  struct Group {
+    int64_t prompt, length, begin, end;
+  };
+  std::vector<Group> groups;
+  // While decoding: each token's row of the completions' cache.
+  const int32_t* rows = nullptr;
+  int64_t step = 0;
+  int64_t size() const { return static_cast<int64_t>(ids.size()); }
+};
+
+// ---- the pass ----
+
+class Pass {
+ public:
+  Pass(const Model& model, const Tokens& tokens, const Cache& prompt, const Cache* own)
+      : m_(model), t_(tokens), prompt_(prompt), own_(own), n_(tokens.size()), blocks_(Ceil(n_)) {
+    x_.resize(n_ * m_.hidden);
+    packed_.resize(blocks_ * kWidth * std::max({m_.hidden, m_.ff, m_.heads * m_.dim}));
+    attended_.resize(blocks_ * kWidth * m_.heads * m_.dim);
+    qkv_.resize(n_ * m_.qkv_width());
+    cos_.resize(n_ * m_.dim / 2);
+    sin_.resize(n_ * m_.dim / 2);
+  }
+
+  // Logits of some of the tokens.
+  void Run(const std::vector<int64_t>& wanted, float* logits) {
+    Embed();
+    for (size_t layer = 0; layer < m_.layers.size(); layer++) RunLayer(static_cast<int64_t>(layer));
+    const int64_t count = static_cast<int64_t>(wanted.size());
+    std::vector<float> last(count * m_.hidden);
+    for (int64_t i = 0; i < count; i++)
+      std::memcpy(&last[i * m_.hidden], &x_[wanted[i] * m_.hidden], m_.hidden * sizeof(float));
+    packed_.resize(std::max<size_t>(packed_.size(), Ceil(count) * kWidth * m_.hidden));
+    Norm(last.data(), count, m_.final_norm);
+    Multiply(packed_.data(), count, m_.head, logits, m_.vocabulary, m_.vocabulary, Into::kStore);
+  }
+
+ private:
+  void Embed() {
+    const int64_t half = m_.dim / 2;
+    std::vector<float> frequencies(half);
+    for (int64_t i = 0; i < half; i++)
+      frequencies[i] = static_cast<float>(1 / std::pow(static_cast<double>(m_.options->theta), 2.0 * i / m_.dim));
+    for (int64_t t = 0; t < n_; t++) {
+      std::memcpy(&x_[t * m_.hidden], m_.embedding + t_.ids[t] * m_.hidden, m_.hidden * sizeof(float));
+      for (int64_t i = 0; i < half; i++) {
+        const float angle = static_cast<float>(t_.positions[t]) * frequencies[i];
+        cos_[t * half + i] = std::cos(angle);
+        sin_[t * half + i] = std::sin(angle);
+      }
+    }
+  }
+
+  // packed_ = RMSNorm of rows of x.
+  void Norm(const float* x, int64_t rows, const float* weight) {
+    TightParallelFor(Ceil(rows), [&](int64_t b) {
+      const int64_t begin = b * kWidth;
+      m_.kernels->norm_rows(x + begin * m_.hidden, m_.hidden, std::min(kWidth, rows - begin), m_.hidden, weight,
+                            m_.options->eps, &packed_[begin * m_.hidden]);
+    });
+  }
+
+  // Panels that a thread takes at once: enough to reuse a block of rows, few enough that all threads have work.
+  static int64_t Grain(int64_t panels, int64_t k) {
+    const int64_t in_cache = std::max<int64_t>(1, (1 << 18) / (k * kWidth * static_cast<int64_t>(sizeof(float))));
+    return std::max<int64_t>(1, std::min(in_cache, panels / (ThreadCount() * 4)));
+  }
+
+  // out [rows, columns] (+)= packed rows times a matrix.
+  void Multiply(const float* x, int64_t rows, const Packed& w, float* out, int64_t ldo, int64_t columns, Into into) {
+    const int64_t grain = Grain(w.panels, w.k);
+    TightParallelFor((w.panels + grain - 1) / grain, [&](int64_t task) {
+      const int64_t end = std::min(w.panels, (task + 1) * grain);
+      for (int64_t begin = 0; begin < rows; begin += kWidth)
+        for (int64_t p = task * grain; p < end; p++)
+          m_.kernels->product({x + begin * w.k, kWidth, 1, std::min(kWidth, rows - begin)}, w.k,
+                              w.data + p * w.k * kWidth, kWidth, out + begin * ldo + p * kWidth, ldo,
+                              std::min(kWidth, columns - p * kWidth), into);
+    });
+  }
+
+  // packed_ -> gate and up, of which act [ff] is laid out for the next product.
+  void GateUp(const Packed& w, float* act) {
+    const int64_t panels = w.panels / 2, grain = Grain(panels, 2 * w.k);
+    TightParallelFor((panels + grain - 1) / grain, [&](int64_t task) {
+      const int64_t end = std::min(panels, (task + 1) * grain);
+      for (int64_t begin = 0; begin < n_; begin += kWidth)
+        for (int64_t p = task * grain; p < end; p++) {
+          float tiles[2][kWidth * kWidth] = {};
+          for (int64_t part = 0; part < 2; part++)
+            m_.kernels->product({&packed_[begin * w.k], kWidth, 1, std::min(kWidth, n_ - begin)}, w.k,
+                                w.data + (part * panels + p) * w.k * kWidth, kWidth, tiles[part], kWidth, kWidth,
+                                Into::kStore);
+          m_.kernels->gated_tile(tiles[0], tiles[1], std::min(kWidth, m_.ff - p * kWidth),
+                                 act + begin * m_.ff + p * kWidth * kWidth);
+        }
+    });
+  }
+
+  void RunLayer(int64_t layer) {
+    const Layer& w = m_.layers[layer];
+    Norm(x_.data(), n_, w.input_norm);
+    Multiply(packed_.data(), n_, w.qkv, qkv_.data(), m_.qkv_width(), m_.qkv_width(), Into::kStore);
+    const int64_t count = static_cast<int64_t>(t_.groups.size());
+    TightParallelFor(count * m_.kv_heads,
+                [&](int64_t task) { Attend(layer, t_.groups[task / m_.kv_heads], task % m_.kv_heads); });
+    Multiply(attended_.data(), n_, w.o, x_.data(), m_.hidden, m_.hidden, Into::kAdd);
+    Norm(x_.data(), n_, w.post_norm);
+    act_.resize(blocks_ * kWidth * m_.ff);
+    GateUp(w.gate_up, act_.data());
+    Multiply(act_.data(), n_, w.down, x_.data(), m_.hidden, m_.hidden, Into::kAdd);
+  }
+
+  // One key-value head of the tokens of one prompt, or of its completions: their keys and values go into the cache, and
+  // what their queries find goes to attended_.
+  void Attend(int64_t layer, const Tokens::Group& group, int64_t head) {
+    const Layer& w = m_.layers[layer];
+    const int64_t half = m_.dim / 2, per_key = m_.heads / m_.kv_heads;
+    const Cache& cache = own_ == nullptr ? prompt_ : *own_;
+    std::vector<float> key(m_.dim);
+    for (int64_t t = group.begin; t < group.end; t++) {
+      const int64_t row = own_ == nullptr ? group.prompt : t_.rows[t];
+      const int64_t place = own_ == nullptr ? t - group.begin : t_.step;
+      const float* source = &qkv_[t * m_.qkv_width() + (m_.heads + head) * m_.dim];
+      m_.kernels->norm_rotate(source, m_.dim, w.k_norm, m_.options->eps, &cos_[t * half], &sin_[t * half], 1.0f,
+                              key.data());
+      float* keys = cache.at(layer, 0, row, head) + place / kWidth * kWidth * m_.dim + place % kWidth;
+      for (int64_t i = 0; i < m_.dim; i++) keys[i * kWidth] = key[i];
+      std::memcpy(cache.at(layer, 1, row, head) + place * cache.width, source + m_.kv_heads * m_.dim,
+                  m_.dim * sizeof(float));
+    }
+    const int64_t queries = (group.end - group.begin) * per_key;
+    for (int64_t begin = 0; begin < queries; begin += kWidth)
+      AttendQueries(layer, group, head, begin, std::min(kWidth, queries - begin));
+  }
+
+  // Queries [begin, begin + count) of a group: one after the other, those of each token's heads that share the key head.
+  void AttendQueries(int64_t layer, const Tokens::Group& group, int64_t head, int64_t begin, int64_t count) {
+    const Layer& w = m_.layers[layer];
+    const int64_t half = m_.dim / 2, per_key = m_.heads / m_.kv_heads;
+    const auto token = [&](int64_t q) { return group.begin + (begin + q) / per_key; };
+    const auto query_head = [&](int64_t q) { return head * per_key + (begin + q) % per_key; };
+    const auto view = [&](const Cache& cache, int64_t row) {
+      return KeysValues{cache.at(layer, 0, row, head), cache.at(layer, 1, row, head)};
+    };
+    thread_local std::vector<float> scratch;
+    scratch.resize(std::max<size_t>(scratch.size(), kWidth * (m_.dim + prompt_.width) + m_.dim));
+    float* packed = scratch.data();
+    float* found = packed + kWidth * m_.dim;
+    float* query = found + kWidth * prompt_.width;
+    Segment segments[kWidth];
+    QueryBlock block{packed, count, m_.dim, view(prompt_, group.prompt), {}, segments, 0, {}};
+    for (int64_t q = 0; q < count; q++) {
+      const int64_t t = token(q);
+      m_.kernels->norm_rotate(&qkv_[t * m_.qkv_width() + query_head(q) * m_.dim], m_.dim, w.q_norm, m_.options->eps,
+                              &cos_[t * half], &sin_[t * half], 1 / std::sqrt(static_cast<float>(m_.dim)), query);
+      for (int64_t i = 0; i < m_.dim; i++) packed[i * kWidth + q] = query[i];
+      // A token of a prompt sees the prompt up to itself; one of a completion the whole prompt, and its own up to itself.
+      block.on_prompt[q] = own_ == nullptr ? t - group.begin + 1 : group.length;
+      block.on_own[q] = own_ == nullptr ? 0 : t_.step + 1;
+      if (own_ == nullptr) continue;
+      if (q > 0 && token(q - 1) == t) segments[block.segment_count - 1].count++;
+      else segments[block.segment_count++] = {q, 1, view(*own_, t_.rows[t])};
+    }
+    thread_local std::vector<float> scores;
+    scores.resize(std::max<size_t>(scores.size(), kWidth * block.row_length()));
+    AttendBlock(block, scores.data(), found, nullptr);
+    for (int64_t q = 0; q < count; q++) {
+      const int64_t t = token(q);
+      float* target = &attended_[t / kWidth * kWidth * m_.heads * m_.dim + query_head(q) * m_.dim * kWidth + t % kWidth];
+      for (int64_t i = 0; i < m_.dim; i++) target[i * kWidth] = found[q * prompt_.width + i];
+    }
+  }
+
+  const Model& m_;
+  const Tokens& t_;
+  const Cache& prompt_;
+  const Cache* own_;
+  int64_t n_, blocks_;
+  std::vector<float> x_, packed_, attended_, qkv_, act_, cos_, sin_;
+};
+
+bool Fits(const Cache& cache, const Model& m) {
+  return cache.data != nullptr && cache.layers == static_cast<int64_t>(m.layers.size()) &&
+         cache.kv_heads == m.kv_heads && cache.length % kWidth == 0 && cache.width == Ceil(m.dim) * kWidth;
+}
+
+// What is wrong with tokens (input 0), lengths (1) and the prompts' cache; empty when nothing is.
+std::string Problem(const OpInputs& in, const Model& m, const Cache& prompt) {
+  if (!Fits(prompt, m)) return "the prompts' cache has the wrong shape";
+  for (int64_t i = 0; i < in.size(0); i++)
+    if (in.ints(0)[i] < 0 || in.ints(0)[i] >= m.vocabulary)
+      return "token " + std::to_string(in.ints(0)[i]) + " is outside 0.." + std::to_string(m.vocabulary - 1);
+  for (int64_t p = 0; p < in.size(1); p++)
+    if (in.ints(1)[p] < 1 || in.ints(1)[p] > prompt.length) return "a prompt does not fit the cache";
+  return "";
+}
+
+// Tokens that a prefill takes through the layers at once, about: whole prompts.
+constexpr int64_t kPrefillTokens = 512;
+
+// Inputs: tokens [N], lengths [P], prompts' cache, weights.
+void ComputePrefill(void* state, TF_OpKernelContext* context) {
+  OpInputs in(context);
+  if (!in.ok()) return;
+  if (!HasWeights(in, 3)) return FailOp(context, "GrpolabPrefill: weights are missing");
+  const Cache cache(in, 2);
+  const Model model(in, 3, cache, *static_cast<Options*>(state));
+  const int64_t prompts = in.size(1);
+  std::string problem = Problem(in, model, cache);
+  int64_t total = 0;
+  for (int64_t p = 0; p < prompts; p++) total += in.ints(1)[p];
+  if (problem.empty() && (total != in.size(0) || cache.rows != prompts)) problem = "the lengths do not fit the tokens";
+  if (!problem.empty()) return FailOp(context, "GrpolabPrefill: " + problem);
+  auto* logits = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {prompts, model.vocabulary}));
+  if (logits == nullptr) return;
+  int64_t start = 0;
+  for (int64_t p = 0; p < prompts;) {
+    Tokens tokens;
+    std::vector<int64_t> last;
+    const int64_t first = p;
+    for (; p < prompts && (tokens.size() == 0 || tokens.size() + in.ints(1)[p] <= kPrefillTokens); p++) {
+      const int64_t length = in.ints(1)[p], begin = tokens.size();
+      tokens.groups.push_back({p, length, begin, begin + length});
+      for (int64_t i = 0; i < length; i++) {
+        tokens.ids.push_back(in.ints(0)[start + i]);
+        tokens.positions.push_back(i);
+      }
+      last.push_back(tokens.size() - 1);
+      start += length;
+    }
+    Pass(model, tokens, cache, nullptr).Run(last, logits + first * model.vocabulary);
+  }
+}
+
+// Inputs: tokens [B], lengths [P], rows [B] ascending, step [], prompts' cache, completions' cache, weights.
+void ComputeDecode(void* state, TF_OpKernelContext* context) {
+  OpInputs in(context);
+  if (!in.ok()) return;
+  if (!HasWeights(in, 6) || in.size(3) != 1) return FailOp(context, "GrpolabDecode: weights are missing");
+  const Cache prompt(in, 4), own(in, 5);
+  const auto& options = *static_cast<Options*>(state);
+  const Model model(in, 6, prompt, options);
+  Tokens tokens;
+  tokens.rows = in.ints(2);
+  tokens.step = in.ints(3)[0];
+  const int64_t count = in.size(0);
+  std::string problem = Problem(in, model, prompt);
+  if (problem.empty() && !Fits(own, model)) problem = "the completions' cache has the wrong shape";
+  if (problem.empty() && (in.size(2) != count || prompt.rows != in.size(1) || options.group < 1))
+    problem = "the rows or the lengths do not fit the tokens or the cache";
+  if (problem.empty() && (tokens.step < 0 || tokens.step >= own.length)) problem = "the step is outside the cache";
+  for (int64_t i = 0; i < count && problem.empty(); i++)
+    if (tokens.rows[i] < (i == 0 ? 0 : tokens.rows[i - 1] + 1) || tokens.rows[i] >= own.rows ||
+        tokens.rows[i] / options.group >= in.size(1))
+      problem = "the rows are not ascending rows of the cache";
+  if (!problem.empty()) return FailOp(context, "GrpolabDecode: " + problem);
+  std::vector<int64_t> all;
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t p = tokens.rows[i] / options.group, length = in.ints(1)[p];
+    if (tokens.groups.empty() || tokens.groups.back().prompt != p) tokens.groups.push_back({p, length, i, i});
+    tokens.groups.back().end = i + 1;
+    tokens.ids.push_back(in.ints(0)[i]);
+    tokens.positions.push_back(length + tokens.step);
+    all.push_back(i);
+  }
+  auto* logits = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {count, model.vocabulary}));
+  if (logits != nullptr) Pass(model, tokens, prompt, &own).Run(all, logits);
+}
+
+template <typename T>
+void Destroy(void* state) {
+  delete static_cast<T*>(state);
+}
+
+}  // namespace
+
+void RegisterDecodingOps() {
+  const std::vector<const char*> model = {"eps: float", "theta: float", "group: int", "N: int"};
+  RegisterOp({"GrpolabPack",
+              {"matrix: float", "factors: N * float"},
+              {"packed: float"},
+              {"transposed: bool", "parts: int", "scale: float", "offsets: list(int)", "N: int >= 0"},
+              CreatePack,
+              Guarded<ComputePack>,
+              Destroy<PackOptions>});
+  RegisterOp({"GrpolabPrefill",
+              {"tokens: int32", "lengths: int32", "cache: float", "weights: N * float"},
+              {"logits: float"},
+              model,
+              CreateOptions,
+              Guarded<ComputePrefill>,
+              Destroy<Options>});
+  RegisterOp({"GrpolabDecode",
+              {"tokens: int32", "lengths: int32", "rows: int32", "step: int32", "prompt_cache: float", "cache: float",
+               "weights: N * float"},
+              {"logits: float"},
+              model,
+              CreateOptions,
+              Guarded<ComputeDecode>,
+              Destroy<Options>});
+}

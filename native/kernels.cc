@@ -1,0 +1,316 @@
+// The arithmetic of decoding on vectors of 16 floats. This file is compiled once for each instruction set
+// (scripts/setup.mjs: GRPOLAB_KERNELS names the result), so it uses nothing from the standard library whose code a linker
+// might take from the copy of another instruction set.
+#include "kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+namespace {
+
+typedef float Vector __attribute__((vector_size(64)));
+typedef int32_t Integers __attribute__((vector_size(64)));
+typedef uint32_t Bits __attribute__((vector_size(64)));
+// The same at any address.
+typedef float Loose __attribute__((vector_size(64), aligned(4), may_alias));
+
+// Lanes of a register, and rows whose sums fit into the registers.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRowsAtOnce = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kRowsAtOnce = 6;
+#else
+constexpr int kLanes = 4, kRowsAtOnce = 3;
+#endif
+constexpr int kParts = kWidth / kLanes;
+typedef float Register __attribute__((vector_size(kLanes * 4)));
+typedef float LooseRegister __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE Vector Load(const float* at) { return *reinterpret_cast<const Loose*>(at); }
+INLINE void Store(float* at, Vector values) { *reinterpret_cast<Loose*>(at) = values; }
+INLINE Vector Fill(float value) { return Vector{} + value; }
+INLINE Vector Larger(Vector a, Vector b) { return a > b ? a : b; }
+
+// The sum of the lanes, in a fixed order.
+INLINE float Sum(Vector v) {
+  float lanes[kWidth];
+  Store(lanes, v);
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+INLINE float Largest(Vector v) {
+  float lanes[kWidth];
+  Store(lanes, v);
+  float largest = lanes[0];
+  for (int i = 1; i < kWidth; i++) largest = lanes[i] > largest ? lanes[i] : largest;
+  return largest;
+}
+
+// e^x to about 1e-7 of its value: x = n log 2 + r with |r| <= log(2) / 2, and the series of e^r to r^7. Below -87, where
+// float32 leaves its normal range, 0.
+INLINE Vector Exp(Vector x) {
+  const Integers tiny = x < -87.0f;
+  const Vector limited = x > 88.0f ? Fill(88.0f) : (tiny ? Fill(-87.0f) : x);
+  const Vector shifter = Fill(12582912.0f);  // 1.5 * 2^23: the sum's low bits are round(x / log 2)
+  const Vector shifted = limited * 1.44269504088896341f + shifter;
+  const Vector n = shifted - shifter;
+  const Vector r = (limited - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector p = Fill(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const Bits power = (reinterpret_cast<Bits>(shifted) << 23) + 0x3f800000u;  // of 2^n as a float; a NaN in p stays one
+  return tiny ? Vector{} : p * reinterpret_cast<Vector>(power);
+}
+
+template <int R>
+INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const float* b, int64_t ldb, float* out,
+                 int64_t ldo, int64_t columns, Into into) {
+  Register sums[R][kParts];
+#pragma GCC unroll 64
+  for (int i = 0; i < R * kParts; i++) sums[i / kParts][i % kParts] = Register{};
+  for (int64_t i = 0; i < k; i++) {
+    Register line[kParts];
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; p++) line[p] = *reinterpret_cast<const LooseRegister*>(b + i * ldb + p * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+      const float factor = x[i * step + r * row];
+#pragma GCC unroll 4
+      for (int p = 0; p < kParts; p++) sums[r][p] += line[p] * factor;
+    }
+  }
+  for (int r = 0; r < R; r++) {
+    float lanes[kWidth];
+    float* target = columns == kWidth && into == Into::kStore ? out + r * ldo : lanes;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; p++) *reinterpret_cast<LooseRegister*>(target + p * kLanes) = sums[r][p];
+    if (target != lanes) continue;
+    float* result = out + r * ldo;
+    if (columns == kWidth) {
+      Store(result, Load(result) + Load(lanes));
+      continue;
+    }
+    for (int64_t j = 0; j < columns; j++) result[j] = into == Into::kAdd ? result[j] + lanes[j] : lanes[j];
+  }
+}
+
+// The layout of packed rows is known to the compiler: one of the two strides is a constant.
+template <int R>
+void Strided(Rows x, int64_t k, const float* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
+  if (x.step == kWidth && x.row == 1 && ldb == kWidth)
+    Tile<R>(x.data, kWidth, 1, k, b, kWidth, out, ldo, columns, into);
+  else if (x.step == kWidth && x.row == 1)
+    Tile<R>(x.data, kWidth, 1, k, b, ldb, out, ldo, columns, into);
+  else
+    Tile<R>(x.data, x.step, x.row, k, b, ldb, out, ldo, columns, into);
+}
+
+using Block = void (*)(Rows, int64_t, const float*, int64_t, float*, int64_t, int64_t, Into);
+
+// One function for each number of rows; a constant, so that nothing of this file runs on a processor that cannot.
+template <int R>
+struct Blocks {
+  static constexpr void Set(Block* blocks) {
+    blocks[R] = Strided<R>;
+    Blocks<R - 1>::Set(blocks);
+  }
+};
+
+template <>
+struct Blocks<0> {
+  static constexpr void Set(Block*) {}
+};
+
+struct Table {
+  Block of[kRowsAtOnce + 1];
+  constexpr Table() : of{} { Blocks<kRowsAtOnce>::Set(of); }
+};
+
+constexpr Table table;
+
+void Product(Rows x, int64_t k, const float* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
+  for (int64_t r = 0; r < x.count; r += kRowsAtOnce) {
+    const int64_t count = x.count - r < kRowsAtOnce ? x.count - r : kRowsAtOnce;
+    table.of[count]({x.data + r * x.row, x.step, x.row, count}, k, b, ldb, out + r * ldo, ldo, columns, into);
+  }
+}
+
+INLINE float SquareSum(const float* x, int64_t n) {
+  Vector sums{};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Vector v = Load(x + i);
+    sums += v * v;
+  }
+  float sum = Sum(sums);
+  for (; i < n; i++) sum += x[i] * x[i];
+  return sum;
+}
+
+void NormRows(const float* x, int64_t ldx, int64_t rows, int64_t k, const float* weight, float eps, float* out) {
+  for (int64_t r = 0; r < rows; r++) {
+    const float* row = x + r * ldx;
+    const float inverse = 1.0f / sqrtf(SquareSum(row, k) / k + eps);
+    for (int64_t i = 0; i < k; i++) out[i * kWidth + r] = row[i] * inverse * weight[i];
+  }
+}
+
+void NormRotate(const float* x, int64_t dim, const float* weight, float eps, const float* cos, const float* sin,
+                float scale, float* out) {
+  const float inverse = 1.0f / sqrtf(SquareSum(x, dim) / dim + eps);
+  const int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; i++) {
+    const float a = x[i] * inverse * weight[i];
+    const float b = x[i + half] * inverse * weight[i + half];
+    out[i] = (a * cos[i] - b * sin[i]) * scale;
+    out[i + half] = (b * cos[i] + a * sin[i]) * scale;
+  }
+}
+
+void NormRotateGrad(const float* x, int64_t dim, const float* weight, float eps, const float* cos, const float* sin,
+                    float scale, const float* gradient, float* dx, float* dweight) {
+  const float inverse = 1.0f / sqrtf(SquareSum(x, dim) / dim + eps);
+  const int64_t half = dim / 2;
+  float dot = 0;
+  for (int64_t i = 0; i < half; i++) {
+    const float a = (gradient[i] * cos[i] + gradient[i + half] * sin[i]) * scale;
+    const float b = (gradient[i + half] * cos[i] - gradient[i] * sin[i]) * scale;
+    dweight[i] += a * x[i] * inverse;
+    dweight[i + half] += b * x[i + half] * inverse;
+    dx[i] = a * weight[i];
+    dx[i + half] = b * weight[i + half];
+  }
+  for (int64_t i = 0; i < dim; i++) dot += dx[i] * x[i];
+  const float shift = dot * inverse * inverse / dim;
+  for (int64_t i = 0; i < dim; i++) dx[i] = inverse * (dx[i] - x[i] * shift);
+}
+
+float Norm(const float* x, int64_t n, const float* weight, float eps, float* y) {
+  const float inverse = 1.0f / sqrtf(SquareSum(x, n) / n + eps);
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] * inverse * weight[i];
+  return inverse;
+}
+
+void NormGrad(const float* x, int64_t n, const float* weight, float inverse, const float* dy, float* dx,
+              float* dweight) {
+  Vector dots{};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Vector g = Load(dy + i), v = Load(x + i);
+    Store(dweight + i, Load(dweight + i) + g * v * inverse);
+    const Vector gw = g * Load(weight + i);
+    Store(dx + i, gw);
+    dots += gw * v;
+  }
+  float dot = Sum(dots);
+  for (; i < n; i++) {
+    dweight[i] += dy[i] * x[i] * inverse;
+    dx[i] = dy[i] * weight[i];
+    dot += dx[i] * x[i];
+  }
+  const float shift = dot * inverse * inverse / n;
+  for (i = 0; i < n; i++) dx[i] = inverse * (dx[i] - x[i] * shift);
+}
+
+// 16 values from `at`, of which `count` are there; the others are `filler`.
+INLINE Vector Some(const float* at, int64_t count, float filler) {
+  if (count >= kWidth) return Load(at);
+  float lanes[kWidth];
+  for (int64_t i = 0; i < kWidth; i++) lanes[i] = i < count ? at[i] : filler;
+  return Load(lanes);
+}
+
+INLINE void StoreSome(float* at, int64_t count, Vector values) {
+  if (count >= kWidth) Store(at, values);
+  else memcpy(at, &values, count * sizeof(float));
+}
+
+void Gate(const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const Vector g = Some(x + i, n - i, 0), u = Some(x + n + i, n - i, 0);
+    StoreSome(y + i, n - i, g / (Exp(-g) + 1.0f) * u);
+  }
+}
+
+void GateGrad(const float* x, int64_t n, const float* dy, float* dx) {
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const Vector g = Some(x + i, n - i, 0), u = Some(x + n + i, n - i, 0), d = Some(dy + i, n - i, 0);
+    const Vector sigmoid = 1.0f / (Exp(-g) + 1.0f);
+    StoreSome(dx + i, n - i, d * u * sigmoid * (1.0f + g * (1.0f - sigmoid)));
+    StoreSome(dx + n + i, n - i, d * g * sigmoid);
+  }
+}
+
+float Exponentials(float* x, int64_t n, float* maximum) {
+  Vector most = Load(x);
+  for (int64_t i = kWidth; i < n; i += kWidth) most = Larger(Load(x + i), most);
+  const float max = Largest(most);
+  *maximum = max;
+  Vector sums{};
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const Vector e = Exp(Load(x + i) - max);
+    Store(x + i, e);
+    sums += e;
+  }
+  return Sum(sums);
+}
+
+void ShiftedExponentials(float* x, int64_t n, float shift) {
+  for (int64_t i = 0; i < n; i += kWidth) Store(x + i, Exp(Load(x + i) - shift));
+}
+
+void GatedTile(const float* gate, const float* up, int64_t columns, float* out) {
+  float tile[kWidth * kWidth];
+  for (int64_t r = 0; r < kWidth; r++) {
+    const Vector g = Load(gate + r * kWidth);
+    Store(tile + r * kWidth, g / (Exp(-g) + 1.0f) * Load(up + r * kWidth));
+  }
+  for (int64_t i = 0; i < columns; i++)
+    for (int64_t r = 0; r < kWidth; r++) out[i * kWidth + r] = tile[r * kWidth + i];
+}
+
+INLINE Vector Scaled(const float* x, const float* bias, float temperature, int64_t i, int64_t n) {
+  const Vector logits = Some(x + i, n - i, -INFINITY);
+  return (bias == nullptr ? logits : logits + Some(bias + i, n - i, 0.0f)) / temperature;
+}
+
+float LargestOf(const float* x, const float* bias, float temperature, int64_t n) {
+  Vector most = Fill(-INFINITY);
+  for (int64_t i = 0; i < n; i += kWidth) most = Larger(Scaled(x, bias, temperature, i, n), most);
+  return Largest(most);
+}
+
+double Masses(const float* x, const float* bias, float temperature, float max, int64_t n, float* out, float* shifted) {
+  constexpr int64_t kBlock = 512;
+  double total = 0;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t end = start + kBlock < n ? start + kBlock : n;
+    Vector sums{};
+    for (int64_t i = start; i < end; i += kWidth) {
+      const Vector z = Scaled(x, bias, temperature, i, n) - max;
+      const Vector e = Exp(z);
+      sums += e;
+      if (out != nullptr) StoreSome(out + i, n - i, e);
+      if (shifted != nullptr) StoreSome(shifted + i, n - i, z);
+    }
+    total += Sum(sums);
+  }
+  return total;
+}
+
+}  // namespace
+
+extern const Kernels GRPOLAB_KERNELS;
+const Kernels GRPOLAB_KERNELS = {
+    Product, NormRows, NormRotate,   NormRotateGrad,      Norm,      NormGrad,  Gate,
+    GateGrad, Exponentials, ShiftedExponentials, GatedTile, LargestOf, Masses,
+};

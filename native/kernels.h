@@ -1,0 +1,56 @@
+// The arithmetic of decoding (native/decode.cc, native/sampling.cc), compiled once for each instruction set that the
+// processor may have: native/kernels.cc.
+#ifndef GRPOLAB_KERNELS_H_
+#define GRPOLAB_KERNELS_H_
+
+#include <cstdint>
+
+// Columns of a panel, and rows of a block.
+constexpr int64_t kWidth = 16;
+
+// How a product goes into its result.
+enum class Into { kStore, kAdd };
+
+// A matrix of up to 16 rows: element (r, i) is at data[i * step + r * row].
+struct Rows {
+  const float* data;
+  int64_t step;
+  int64_t row;
+  int64_t count;
+};
+
+struct Kernels {
+  // out[r, j] (+)= sum over i < k of x(r, i) b[i * ldb + j], for j < columns <= 16; b must be readable to 16 columns.
+  // The sum runs in the order of i, whatever the number of rows: a row's result does not depend on its neighbours.
+  void (*product)(Rows x, int64_t k, const float* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into);
+  // out[i * 16 + r] = x[r * ldx + i] / rms(x[r]) * weight[i]: RMSNorm of up to 16 rows, laid out for `product`.
+  void (*norm_rows)(const float* x, int64_t ldx, int64_t rows, int64_t k, const float* weight, float eps, float* out);
+  // out[i] = RMSNorm of one head, rotated: pairs (i, i + dim / 2) by the angle whose cosine and sine are given.
+  void (*norm_rotate)(const float* x, int64_t dim, const float* weight, float eps, const float* cos, const float* sin,
+                      float scale, float* out);
+  // Its gradient from that of `out`: d x is stored, d weight is added.
+  void (*norm_rotate_grad)(const float* x, int64_t dim, const float* weight, float eps, const float* cos,
+                           const float* sin, float scale, const float* gradient, float* dx, float* dweight);
+  // RMSNorm of a row, y = x / rms * weight; returns 1 / rms. And its gradient: dx is stored, dweight added.
+  float (*norm)(const float* x, int64_t n, const float* weight, float eps, float* y);
+  void (*norm_grad)(const float* x, int64_t n, const float* weight, float inverse, const float* dy, float* dx,
+                    float* dweight);
+  // y[i] = g sigmoid(g) u with g = x[i] and u = x[n + i]; and its gradient, of g and of u.
+  void (*gate)(const float* x, int64_t n, float* y);
+  void (*gate_grad)(const float* x, int64_t n, const float* dy, float* dx);
+  // x[i] = exp(x[i] - max x) for i < n, a multiple of 16; returns their sum, and the maximum.
+  float (*exponentials)(float* x, int64_t n, float* max);
+  // x[i] = exp(x[i] - shift) for i < n, a multiple of 16.
+  void (*shifted_exponentials)(float* x, int64_t n, float shift);
+  // out[i * 16 + r] = gate(r, i) sigmoid(gate(r, i)) up(r, i) of tiles [16, 16], for i < columns.
+  void (*gated_tile)(const float* gate, const float* up, int64_t columns, float* out);
+  // max of (x[i] + bias[i]) / temperature; bias may be null.
+  float (*largest)(const float* x, const float* bias, float temperature, int64_t n);
+  // out[i] = exp(z), z = (x[i] + bias[i]) / temperature - max, and z to `shifted`; both may be null. Returns the sum of exp(z).
+  double (*masses)(const float* x, const float* bias, float temperature, float max, int64_t n, float* out, float* shifted);
+};
+
+// The fastest kernels that this processor can run.
+const Kernels& BestKernels();
+
+#endif  // GRPOLAB_KERNELS_H_
