@@ -124,7 +124,7 @@ async function measure(setup) {
   for (let step = 0; step <= setup.steps; step++) times.push(await runStep(policy, setup, random, step));
   const peak = process.resourceUsage().maxRSS * 1024;
   const warm = times.slice(1);
-  const plan = memory.planMemory(policy.config, setup.shape, 16, setup.gradientCheckpointing);
+  const plan = memory.planMemory(policy.config, setup.shape, 16, { recompute: setup.gradientCheckpointing });
   policy.dispose();
   const [seconds, cpuSeconds] = ['seconds', 'cpuSeconds'].map((key) => median(warm.map((time) => time[key])));
   return { before, peak, planned: plan.total, seconds, cpuSeconds };
