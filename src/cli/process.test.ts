@@ -54,6 +54,26 @@ describe('bin/grpolab.mjs', () => {
     expect(loads(['logprobs', '--model', model, '--input', '-'], prompt)).toBe('true');
   });
 
+  it('loads tokenizers, tables and charts only where they are needed', () => {
+    const probe = join(temporaryDirectory(), 'probe.cjs');
+    writeFileSync(
+      probe,
+      `process.on('exit', () => {
+        const files = Object.keys(require.cache).join() + require('fs').readFileSync('/proc/self/maps', 'utf8');
+        const names = ['danfojs', 'plotly', 'onnxruntime'].filter((name) => files.includes(name));
+        process.stderr.write('loaded: ' + names.join() + '.\\n');
+      });`,
+    );
+    const env = { NODE_OPTIONS: `--require ${probe}` };
+    const loaded = (args: string[], input = ''): string | undefined =>
+      /loaded: (.*)\./.exec(grpolab(args, input, env).stderr)?.[1];
+    const small = ['--shape', 'P=1,G=2,Tp=4,Tc=2', '--steps', '1', '--quiet'];
+    expect(loaded(['bench', '--model', model, ...small])).toBe('');
+    // The tokenizer's library brings a runtime of its own: the probe sees it where there is text.
+    const texts = jsonLines([{ text: 'a b' }]);
+    expect(loaded(['tokenize', '--model', resolve('data/model'), '--input', '-'], texts)).toBe('onnxruntime');
+  });
+
   it('ends with 130 after Ctrl-C', async () => {
     const args = ['generate', '--model', model, '--input', '-', '--max-new-tokens', '3000', '--n', '16'];
     const child = spawn(process.execPath, [program, ...args], { stdio: ['pipe', 'ignore', 'pipe'] });
