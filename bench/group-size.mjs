@@ -38,7 +38,9 @@ const mean = (pick) => points.reduce((sum, point) => sum + pick(point), 0) / poi
 const [meanG, meanS] = [mean(({ G }) => G), mean(({ s }) => s)];
 const slope = mean(({ G, s }) => (G - meanG) * (s - meanS)) / mean(({ G }) => (G - meanG) ** 2);
 for (const { G, s } of points)
-  console.log(`G=${String(G).padStart(3)}  ${s.toFixed(3)} s (min ${Math.min(...seconds.get(G)).toFixed(3)})`);
+  console.log(
+    `G=${String(G).padStart(3)}  ${s.toFixed(3)} s (min ${Math.min(...seconds.get(G)).toFixed(3)})`,
+  );
 console.log(
   `${(1000 * slope).toFixed(1)} ms for one more completion of each of ${values.prompts} prompts, ` +
     `${(1000 * (meanS - slope * meanG)).toFixed(1)} ms at G=0: the prompts and what a step costs anyway`,

@@ -220,17 +220,17 @@ class Pass {
     sin_.resize(n_ * m_.dim / 2);
   }
 
-  // Logits of some of the tokens.
+  // Logits of some of the tokens, in ascending order.
   void Run(const std::vector<int64_t>& wanted, float* logits) {
     Embed();
-    for (size_t layer = 0; layer < m_.layers.size(); layer++) RunLayer(static_cast<int64_t>(layer));
-    const int64_t count = static_cast<int64_t>(wanted.size());
-    std::vector<float> last(count * m_.hidden);
-    for (int64_t i = 0; i < count; i++)
-      std::memcpy(&last[i * m_.hidden], &x_[wanted[i] * m_.hidden], m_.hidden * sizeof(float));
-    packed_.resize(std::max<size_t>(packed_.size(), Ceil(count) * kWidth * m_.hidden));
-    Norm(last.data(), count, m_.final_norm);
-    Multiply(packed_.data(), count, m_.head, logits, m_.vocabulary, m_.vocabulary, Into::kStore);
+    const int64_t layers = static_cast<int64_t>(m_.layers.size());
+    for (int64_t layer = 0; layer < layers; layer++) {
+      ComputeAttention(layer);
+      if (layer == layers - 1) Keep(wanted);
+      ComputeRest(layer);
+    }
+    Norm(x_.data(), n_, m_.final_norm);
+    Multiply(packed_.data(), n_, m_.head, logits, m_.vocabulary, m_.vocabulary, Into::kStore);
   }
 
  private:
@@ -295,13 +295,32 @@ class Pass {
     });
   }
 
-  void RunLayer(int64_t layer) {
+  // Of the last layer's results only those of the wanted tokens are looked at: the rest is not computed.
+  void Keep(const std::vector<int64_t>& wanted) {
+    if (static_cast<int64_t>(wanted.size()) == n_) return;
+    const int64_t width = m_.heads * m_.dim;
+    for (int64_t i = 0; i < static_cast<int64_t>(wanted.size()); i++) {
+      const int64_t t = wanted[i];  // >= i: nothing is overwritten that is still needed
+      std::memmove(&x_[i * m_.hidden], &x_[t * m_.hidden], m_.hidden * sizeof(float));
+      const float* from = &attended_[t / kWidth * kWidth * width + t % kWidth];
+      float* to = &attended_[i / kWidth * kWidth * width + i % kWidth];
+      for (int64_t k = 0; k < width; k++) to[k * kWidth] = from[k * kWidth];
+    }
+    n_ = static_cast<int64_t>(wanted.size());
+    blocks_ = Ceil(n_);
+  }
+
+  void ComputeAttention(int64_t layer) {
     const Layer& w = m_.layers[layer];
     Norm(x_.data(), n_, w.input_norm);
     Multiply(packed_.data(), n_, w.qkv, qkv_.data(), m_.qkv_width(), m_.qkv_width(), Into::kStore);
     const int64_t count = static_cast<int64_t>(t_.groups.size());
     TightParallelFor(count * m_.kv_heads,
                 [&](int64_t task) { Attend(layer, t_.groups[task / m_.kv_heads], task % m_.kv_heads); });
+  }
+
+  void ComputeRest(int64_t layer) {
+    const Layer& w = m_.layers[layer];
     Multiply(attended_.data(), n_, w.o, x_.data(), m_.hidden, m_.hidden, Into::kAdd);
     Norm(x_.data(), n_, w.post_norm);
     act_.resize(blocks_ * kWidth * m_.ff);
@@ -328,7 +347,9 @@ class Pass {
                   m_.dim * sizeof(float));
     }
     const int64_t queries = (group.end - group.begin) * per_key;
-    for (int64_t begin = 0; begin < queries; begin += kWidth)
+    // Of a prompt's last layer only the last token is wanted.
+    const bool is_last = own_ == nullptr && layer == static_cast<int64_t>(m_.layers.size()) - 1;
+    for (int64_t begin = is_last ? queries - per_key : 0; begin < queries; begin += kWidth)
       AttendQueries(layer, group, head, begin, std::min(kWidth, queries - begin));
   }
 

@@ -44,6 +44,23 @@ void Pause() {
 #endif
 }
 
+// How this thread rounds and treats the smallest numbers: TensorFlow has its kernels run with denormal numbers as zero.
+unsigned FloatMode() {
+#if defined(__x86_64__)
+  return __builtin_ia32_stmxcsr();
+#else
+  return 0;
+#endif
+}
+
+void SetFloatMode(unsigned mode) {
+#if defined(__x86_64__)
+  __builtin_ia32_ldmxcsr(mode);
+#else
+  (void)mode;
+#endif
+}
+
 int64_t CountThreads() {
   cpu_set_t set;
   int64_t count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
@@ -67,6 +84,7 @@ class Pool {
     std::lock_guard<std::mutex> one(callers_);
     work_ = &work;
     n_ = n;
+    mode_.store(FloatMode(), std::memory_order_relaxed);
     left_.store(n, std::memory_order_relaxed);
     tickets_.store(n);
     if (asleep_.load() > 0) {
@@ -112,6 +130,8 @@ class Pool {
         asleep_--;
         spins = 0;
       }
+      // As the caller's, so that it makes no difference which thread computes what.
+      SetFloatMode(mode_.load(std::memory_order_relaxed));
       Take();
     }
   }
@@ -121,6 +141,7 @@ class Pool {
   std::atomic<int64_t> tickets_{0}, left_{0}, asleep_{0};
   const std::function<void(int64_t)>* work_ = nullptr;
   int64_t n_ = 0;
+  std::atomic<unsigned> mode_{FloatMode()};
   std::exception_ptr problem_;
 };
 

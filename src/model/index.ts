@@ -11,6 +11,8 @@ export * from './dropout';
 export * from './load';
 export * from './lora';
 export * from './memory';
+export type { KeyValues } from './attention';
+export * from './packed';
 export * from './qwen3';
 export * from './qwen3-sizes';
 export * from './lora-analysis';

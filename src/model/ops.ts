@@ -83,6 +83,10 @@ function gatherOp(table: Tensor, indices: Tensor, axis: number, batchDims = 0): 
   return backend.executeSingleOutput('GatherV2', attributes, [table, indices, tf.scalar(axis, 'int32')]);
 }
 
+/** tfjs's product of matrices, or of stacks of them. */
+export const matMul = (a: Tensor, b: Tensor, transposeB = false): Tensor =>
+  tf.matMul(a as never, b as never, false, transposeB);
+
 /**
  * Rows of a table: out[n] = table[ids[n]].
  *

@@ -18,7 +18,10 @@ describe('the published sizes', () => {
     const shape = { P: 2, G: 4, Tp: 64, Tc: 48 };
     const [small, , large] = memoryRows(QWEN3_SIZES, shape, 16);
     expect(small.parameters).toBe('0.60 billion');
-    expect(large.total * 2 ** 30).toBeCloseTo(planMemory(QWEN3_SIZES['Qwen3-8B'], shape, 16, { fused: false }).total, 0);
+    expect(large.total * 2 ** 30).toBeCloseTo(
+      planMemory(QWEN3_SIZES['Qwen3-8B'], shape, 16, { fused: false }).total,
+      0,
+    );
     expect(large.weights).toBeGreaterThan(30);
     expect(() => memoryRows(QWEN3_SIZES, { ...shape, P: 0 }, 16)).toThrow(ConfigError);
   });

@@ -13,8 +13,18 @@ import type { ModelConfig } from './config';
 import { fusedAttention, fusedLora } from './fused';
 import type { LoraAdapter, LoraFactors, LoraModule } from './lora';
 import { LORA_TARGETS } from './peft';
-import { gate, gatherRows, recomputed, rmsNorm, rotaryTable, rotate } from './ops';
+import { gate, gatherRows, matMul, recomputed, rmsNorm, rotaryTable, rotate } from './ops';
 import type { OutputHead } from './ops';
+import {
+  attendCompletion,
+  attendPrompt,
+  blocked,
+  causalBias,
+  joinRows,
+  paddingBias,
+  splitRows,
+} from './attention';
+import type { KeyValues } from './attention';
 
 /** Weights of one layer; matrices are [in, out]. */
 export interface LayerWeights {
@@ -50,25 +60,6 @@ export interface Network {
   dropout?: { keys: Tensor; apply: (keys: Tensor) => AdapterDropout };
   /** Keep only each layer's input for the backward pass, which then computes the layer again. Values do not change. */
   recompute?: boolean;
-}
-
-/** Keys and values of one layer, each [B, kvHeads, T, D]. */
-export interface KeyValues {
-  keys: Tensor;
-  values: Tensor;
-}
-
-const blocked = -1e9;
-
-/** [T, T] additive mask: 0 where key <= query, else -1e9. */
-function causalBias(length: number): Tensor {
-  const steps = tf.range(0, length, 1, 'float32');
-  return tf.mul(tf.cast(tf.greater(tf.expandDims(steps, 0), tf.expandDims(steps, 1)), 'float32'), blocked);
-}
-
-/** Additive mask of padding, from a [B, T] mask of ones and zeros: 0 or -1e9. */
-export function paddingBias(mask: Tensor): Tensor {
-  return tf.mul(tf.sub(1, mask), blocked);
 }
 
 /** x W, plus the adapter's part for each named slice of the output. */
@@ -119,76 +110,6 @@ function splitQkv(net: Network, qkv: Tensor, layer: number, rotary: { cos: Tenso
     keys: rotate(rmsNorm(k, w.kNorm, rmsNormEps), rotary),
     values,
   };
-}
-
-/** [B*T, heads, D] -> [B, heads, T, D]. */
-function splitRows(x: Tensor, rows: number): Tensor {
-  const [tokens, heads, dim] = x.shape as [number, number, number];
-  return tf.transpose(tf.reshape(x, [rows, tokens / rows, heads, dim]), [0, 2, 1, 3]);
-}
-
-/** [B, heads, T, D] -> [B*T, heads*D]. */
-function joinRows(x: Tensor): Tensor {
-  const [rows, heads, length, dim] = x.shape as [number, number, number, number];
-  return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [rows * length, heads * dim]);
-}
-
-const matMul = (a: Tensor, b: Tensor, transposeB = false): Tensor =>
-  tf.matMul(a as never, b as never, false, transposeB) as Tensor;
-
-/** Attention of the prompts to themselves. q [P, heads, Tp, D], bias [P, 1, 1, Tp, Tp] -> [P, heads, Tp, D]. */
-function attendPrompt(config: ModelConfig, q: Tensor, { keys, values }: KeyValues, bias: Tensor): Tensor {
-  const [rows, heads, length, dim] = q.shape as [number, number, number, number];
-  const kv = config.numKeyValueHeads;
-  const rep = heads / kv;
-  const scaled = tf.mul(tf.reshape(q, [rows, kv, rep * length, dim]), dim ** -0.5);
-  const scores = tf.reshape(matMul(scaled, keys, true), [rows, kv, rep, length, length]);
-  const weights = tf.reshape(tf.softmax(tf.add(scores, bias)), [rows, kv, rep * length, length]);
-  return tf.reshape(matMul(weights, values), [rows, heads, length, dim]);
-}
-
-/**
- * Swaps the order of two outer dimensions of what is laid out [outer, inner, kv, n, width]: from rows of completions
- * [P*G, kv, n, width] to rows of prompts [P, kv, G*n, width] and back.
- */
-function regroup(x: Tensor, outer: readonly [number, number, number], n: number, shape: number[]): Tensor {
-  if (x.shape.join() === shape.join()) return x;
-  return tf.reshape(tf.transpose(tf.reshape(x, [...outer, n, shape[3]]), [0, 2, 1, 3, 4]), shape);
-}
-
-/**
- * Attention of completions to their prompt and to themselves.
- * q [P*G, heads, Tq, D]; prompt [P, kv, Tp, D]; own [P*G, kv, Tk, D];
- * promptBias [P, 1, 1, 1, 1, Tp]; ownBias broadcasts to [P*G, kv, rep, Tq, Tk] -> [P*G, heads, Tq, D].
- */
-function attendCompletion(
-  config: ModelConfig,
-  q: Tensor,
-  prompt: KeyValues,
-  own: KeyValues,
-  promptBias: Tensor,
-  ownBias: Tensor,
-): Tensor {
-  const [rows, heads, tq, dim] = q.shape as [number, number, number, number];
-  const [prompts, kv, tp] = prompt.keys.shape as [number, number, number];
-  const tk = own.keys.shape[2] as number;
-  const [group, rep] = [rows / prompts, heads / config.numKeyValueHeads];
-  const n = rep * tq; // queries of one key-value head in one row
-  const byPrompt = (x: Tensor, width: number): Tensor =>
-    regroup(x, [prompts, group, kv], n, [prompts, kv, group * n, width]);
-  const byRow = (x: Tensor, width: number): Tensor =>
-    regroup(x, [prompts, kv, group], n, [rows, kv, n, width]);
-  const scaled = tf.mul(tf.reshape(q, [rows, kv, n, dim]), dim ** -0.5);
-  const onKeys = byRow(matMul(byPrompt(scaled, dim), prompt.keys, true), tp);
-  const toPrompt = tf.add(tf.reshape(onKeys, [prompts, group, kv, rep, tq, tp]), promptBias);
-  const toOwn = tf.add(tf.reshape(matMul(scaled, own.keys, true), [rows, kv, rep, tq, tk]), ownBias);
-  const scores = tf.concat(
-    [tf.reshape(toPrompt, [rows, kv, n, tp]), tf.reshape(toOwn, [rows, kv, n, tk])],
-    -1,
-  );
-  const [onPrompt, onOwn] = tf.split(tf.softmax(scores), [tp, tk], -1);
-  const fromPrompt = byRow(matMul(byPrompt(onPrompt, tp), prompt.values), dim);
-  return tf.reshape(tf.add(fromPrompt, matMul(onOwn, own.values)), [rows, heads, tq, dim]);
 }
 
 /** The rest of a layer after attention: output projection, residual, feed-forward. [N, heads*D], [N, H] -> [N, H]. */
@@ -278,16 +199,36 @@ function attendShared(net: Network, qkv: Tensor, layer: number, pass: SharedPass
   );
 }
 
-/** One layer on P prompts and P*G completions: [P*Tp + P*G*Tc, H] -> the same. */
+/** Of P prompts and their completions only what predicts a completion's token: each prompt's last state, then all completions'. */
+function predictingStates(x: Tensor, { mask }: SharedPass): Tensor {
+  const [prompts, tp] = mask.shape as [number, number];
+  const width = x.shape[1] as number;
+  const [xp, xc] = tf.split(x, [prompts * tp, x.shape[0] - prompts * tp], 0);
+  const last = tf.slice(tf.reshape(xp, [prompts, tp, width]), [0, tp - 1, 0], [prompts, 1, width]);
+  return tf.concat([tf.reshape(last, [prompts, width]), xc], 0);
+}
+
+/**
+ * One layer on P prompts and P*G completions: [P*Tp + P*G*Tc, H] -> the same; of the last layer [P + P*G*Tc, H], since no state of
+ * a prompt but its last is looked at after its keys and values are.
+ */
 function sharedLayer(net: Network, x: Tensor, layer: number, pass: SharedPass): Tensor {
-  const qkv = projectQkv(net, x, layer);
-  if (!takesOwnOps()) return finishLayer(net, x, attendShared(net, qkv, layer, pass), layer);
+  const attended = attend(net, projectQkv(net, x, layer), layer, pass);
+  if (layer < net.config.numHiddenLayers - 1) return finishLayer(net, x, attended, layer);
+  const { dropout } = net;
+  const keysOf = (keys: Tensor): Tensor => flat(predictingStates(tf.reshape(keys, [keys.size, 1]), pass));
+  const rest = dropout === undefined ? net : { ...net, dropout: { ...dropout, keys: keysOf(dropout.keys) } };
+  return finishLayer(rest, predictingStates(x, pass), predictingStates(attended, pass), layer);
+}
+
+/** `attendShared`, by the binding's own op where it may stand. */
+function attend(net: Network, qkv: Tensor, layer: number, pass: SharedPass): Tensor {
+  if (!takesOwnOps()) return attendShared(net, qkv, layer, pass);
   const { mask, cos, sin, ownBias } = pass;
   const { rmsNormEps: eps, numKeyValueHeads: kvHeads } = net.config;
   const { qNorm, kNorm } = net.weights.layers[layer];
-  const group = (x.shape[0] - mask.size) / ownBias.shape[0] / mask.shape[0];
-  const attended = fusedAttention(qkv, { qNorm, kNorm, eps, kvHeads, cos, sin, mask, group });
-  return finishLayer(net, x, attended, layer);
+  const group = (qkv.shape[0] - mask.size) / ownBias.shape[0] / mask.shape[0];
+  return fusedAttention(qkv, { qNorm, kNorm, eps, kvHeads, cos, sin, mask, group });
 }
 
 /** What is trained of a layer: its adapter's factors, or its weights. */
@@ -315,12 +256,11 @@ function recomputedLayer(net: Network, x: Tensor, layer: number, pass: SharedPas
 
 /**
  * The states before each completion's tokens: the last of its prompt, then its own but the last.
- * @param x  [P*Tp + P*G*Tc, H] -> [P*G*Tc, H]
+ * @param x  [P + P*G*Tc, H] -> [P*G*Tc, H]
  */
-function statesBefore(x: Tensor, prompts: number, tp: number, rows: number, tc: number): Tensor {
+function statesBefore(x: Tensor, prompts: number, rows: number, tc: number): Tensor {
   const hidden = x.shape[1] as number;
-  const [xp, xc] = tf.split(x, [prompts * tp, rows * tc], 0);
-  const last = tf.slice(tf.reshape(xp, [prompts, tp, hidden]), [0, tp - 1, 0], [prompts, 1, hidden]);
+  const [last, xc] = tf.split(x, [prompts, rows * tc], 0);
   const copies = tf.mul(tf.reshape(last, [prompts, 1, 1, hidden]), tf.ones([1, rows / prompts, 1, 1]));
   const first = tf.reshape(copies, [rows, 1, hidden]);
   if (tc === 1) return tf.reshape(first, [rows, hidden]);
@@ -355,7 +295,7 @@ export function forwardSharedPrefix(
   const runLayer = net.recompute === true ? recomputedLayer : sharedLayer;
   let x = gatherRows(weights.embedding, tf.concat([flat(prompt.ids), flat(completionIds)], 0));
   for (let layer = 0; layer < config.numHiddenLayers; layer++) x = runLayer(net, x, layer, pass);
-  return rmsNorm(statesBefore(x, prompts, tp, rows, tc), weights.finalNorm, config.rmsNormEps);
+  return rmsNorm(statesBefore(x, prompts, rows, tc), weights.finalNorm, config.rmsNormEps);
 }
 
 /** The caches of a decoding batch: prompts' keys and values once a group, completions' in rows [B*kv*T, D]. */

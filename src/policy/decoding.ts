@@ -12,7 +12,8 @@ import { writeRows, writeRowsCopy } from '../model/ops';
 import type { PackedModel } from '../model/packed';
 import { packedCache } from '../model/packed';
 import { forwardDecode, forwardPrompts } from '../model/qwen3';
-import type { KeyValues, Network, PromptBatch } from '../model/qwen3';
+import type { KeyValues } from '../model/attention';
+import type { Network, PromptBatch } from '../model/qwen3';
 import { packPrompts } from './batch';
 import type { Truncation } from './sampling';
 import { drawOwn, sampleTokens } from './sampling';
@@ -82,8 +83,10 @@ export class PackedDecoder implements Decoder {
     const { config } = this.network;
     const { prompts, group, truncation } = job;
     const lengths = Int32Array.from(prompts, (prompt) => prompt.length);
-    const prompt = packedCache(config, prompts.length, Math.max(...lengths));
-    const own = packedCache(config, prompts.length * group, job.maxNewTokens);
+    const [prompt, own] = tf.tidy(() => [
+      packedCache(config, prompts.length, Math.max(...lengths)),
+      packedCache(config, prompts.length * group, job.maxNewTokens),
+    ]);
     const draw = (logits: Tensor, uniforms: Float32Array, banned: readonly number[]): Drawn =>
       read(
         tf.tidy(() => {

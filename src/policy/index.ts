@@ -2,6 +2,8 @@
 
 export * from './policy';
 export * from './local';
+export * from './decoding';
+export type { LocalSamplerOptions } from './local-sampler';
 export * from './rollout';
 export * from './sampling';
 export * from './tabular';
