@@ -11,7 +11,7 @@ import type { LoraFactors } from './lora';
 
 type Save = (tensors: Tensor[]) => void;
 
-/** Zeros in place of a gradient that nobody asks for; computing it would cost a pass. */
+/** Whether a tensor is trained: the gradient of one that is not is given as zeros. */
 const isTrained = (tensor: Tensor): boolean => tensor instanceof tf.Variable && tensor.trainable;
 
 /** `rmsNorm` of [N, D]. */

@@ -4,7 +4,7 @@
  * K = key-value heads x D, r rank; P prompts of Tp tokens with G completions of Tc tokens each, lengths padded to 16.
  *
  * The factors of activations and head count the tensors that a pass keeps. `bench/memory.mjs` measures whole processes and
- * prints the plan beside them (README, "Memory").
+ * prints the plan beside them (LOG.md).
  */
 import { ConfigError } from '../runtime/errors';
 import { countParameters } from './config';

@@ -123,7 +123,7 @@ function quietly<T>(holder: { hold(): void; release(): string }, load: () => T):
 function load(): typeof Tfjs {
   process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
   process.env.TF_DETERMINISTIC_OPS ??= '1';
-  // One op at a time, each on all cores: two at once get in each other's way (a step took 2 to 8 % longer).
+  // One op at a time, each on all cores: two at once get in each other's way (a step took up to 5 % longer).
   process.env.TF_NUM_INTEROP_THREADS ??= '1';
   restoreUtilFunctions();
   const nodeRequire = createRequire(__filename);
