@@ -111,7 +111,7 @@ async function trainAndEvaluate(
     const evaluation = await session.watch.measure(name, () => evaluate(name, run, session));
     return { training: run, evaluation };
   } finally {
-    run.policy.dispose();
+    await run.policy.dispose();
   }
 }
 

@@ -146,7 +146,7 @@ async function trainOne(
     const result = await withDownloadBar(args, io, (onDownload) =>
       runExperiment(experiment, { ...hooks, onDownload }),
     );
-    result.policy.dispose();
+    await result.policy.dispose();
     progress.finish(note);
     if (result.interrupted) notify(io, `saved after step ${result.steps}; go on with --resume`);
     return { name, directory: result.directory, steps: result.steps, last: result.history.at(-1) ?? null };

@@ -34,7 +34,7 @@ function scripted(
   const completion = (text: string, finishReason: Completion['finishReason']): Completion => {
     const tokenIds = [...tokenizer.encode(text), ...(finishReason === 'stop' ? [tokenizer.eosTokenId] : [])];
     const none = new Float32Array(tokenIds.length);
-    return { tokenIds, logProbs: none, temperedLogProbs: none, drawLogProbs: none, finishReason };
+    return { tokenIds, logProbs: none, finishReason };
   };
   return {
     sample: (prompts, { onProgress }: SampleOptions) => {

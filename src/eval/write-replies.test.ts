@@ -33,7 +33,7 @@ function talking(afterCall: (calls: readonly Call[]) => void = () => {}): { poli
   const complete = (text: string): Completion => {
     const tokenIds = [...tokenizer.encode(`  ${text}\n`), tokenizer.eosTokenId];
     const none = new Float32Array(tokenIds.length);
-    return { tokenIds, logProbs: none, temperedLogProbs: none, drawLogProbs: none, finishReason: 'stop' };
+    return { tokenIds, logProbs: none, finishReason: 'stop' };
   };
   const sample: Policy['sample'] = (prompts, options) => {
     calls.push({ prompts, options });

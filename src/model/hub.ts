@@ -31,6 +31,10 @@ const HUB_ID = /^[\w-][\w.-]*\/[\w-][\w.-]*$/;
 const WANTED =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json$|^chat_template\.jinja$|^[\w.-]+\.safetensors(\.index\.json)?$/;
 
+/** All of it but the weights: what a model that runs elsewhere needs here. */
+export const WITHOUT_WEIGHTS =
+  /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json$|^chat_template\.jinja$/;
+
 /**
  * The directory of a model that is given as a directory or as a hub id `owner/name`, which is downloaded into the
  * cache once per commit. A token for gated models is taken from `HF_TOKEN`.

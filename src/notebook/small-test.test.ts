@@ -107,7 +107,7 @@ describe('the small test in a notebook', () => {
 
     // SFT learned the first phase, as without a notebook, and GRPO the second.
     const plain = await open(data, temporaryDirectory());
-    (await trainPlainly('sft', plain)).policy.dispose();
+    await (await trainPlainly('sft', plain)).policy.dispose();
     expect(expected.result.sft.steps).toBe(2);
     expect(adapterOf(whole).equals(adapterOf(plain.settings.output))).toBe(true);
     const samples = readFileSync(path.join(whole, 'grpo', 'samples.jsonl'), 'utf8');

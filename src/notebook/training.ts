@@ -4,7 +4,7 @@ import type { FigureSpec, JsonObject } from '../figures/spec';
 import { drawTrainingCurves } from '../figures/training-curves';
 import { curvesOfMetrics, trainingPanels } from '../figures/training-panels';
 import type { MetricsRow } from '../figures/training-panels';
-import type { LocalPolicy } from '../policy/local';
+import type { RunPolicy } from '../policy/policy';
 import type { Experiment } from '../train/experiment-schema';
 import type { StepRecord } from '../train/loop';
 import type { PlannedRun } from '../train/phases';
@@ -133,7 +133,7 @@ export async function train(
   const { output_dir: directory } = experiment;
   requireNotebook();
   const chart = new LiveChart(title, directory);
-  keepPolicy(directory, null);
+  await keepPolicy(directory, null);
   const resume = !again && RunDirectory.holdsRun(directory);
   const finished = resume && RunDirectory.finishedSteps(directory) !== null;
   const result = await interruptible((signal) =>
@@ -144,8 +144,9 @@ export async function train(
       onStep: (record, totalSteps) => chart.step(record, totalSteps),
     }),
   );
-  if (result.interrupted) result.policy.dispose();
-  else keepPolicy(directory, result.policy);
+  // A server has few places, and what was trained there is on the disk.
+  if (result.interrupted || experiment.policy.type === 'tinker') await result.policy.dispose();
+  else await keepPolicy(directory, result.policy);
   const metrics = readMetrics(directory);
   const how = result.interrupted ? 'stopped' : result.stoppedEarly ? 'stopped early' : 'finished';
   chart.end(finished ? 'already finished' : how, metrics);
@@ -156,12 +157,12 @@ export async function train(
 }
 
 /** Policies of runs that cells have made, by directory: a cell that is run again replaces its own. */
-const policies = new Map<string, LocalPolicy>();
+const policies = new Map<string, RunPolicy>();
 
 /** Keeps the policy of a run for the next cells, and frees the one that an earlier run of the same directory left. */
-function keepPolicy(directory: string, policy: LocalPolicy | null): void {
+async function keepPolicy(directory: string, policy: RunPolicy | null): Promise<void> {
   const place = path.resolve(directory);
-  policies.get(place)?.dispose();
+  await policies.get(place)?.dispose();
   policies.delete(place);
   if (policy !== null) policies.set(place, policy);
 }
@@ -216,7 +217,7 @@ export async function trainAll(
       if (signal.aborted)
         throw new Interrupted(`stopped before ${title}. Run the cell again to go on from there.`);
       const { steps, metrics, directory } = await train(run.experiment, { ...options, title });
-      keepPolicy(directory, null);
+      await keepPolicy(directory, null);
       outcomes.push(outcomeOf(run, steps, metrics));
     }
     return outcomes;

@@ -14,7 +14,7 @@ import type { Variable } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import { LocalPolicy } from './local';
 import type { LocalPolicyOptions } from './local';
-import type { Completion, MicroBatch, Prompt, RolloutGroup, SampleOptions } from './policy';
+import type { DrawnCompletion, MicroBatch, Prompt, RolloutGroup, SampleOptions } from './policy';
 
 const vocabSize = 50;
 const config: ModelConfig = {
@@ -93,11 +93,11 @@ const defaults: SampleOptions = { groupSize: 3, temperature: 1, maxNewTokens: 20
 /** Tokens that end a completion after some ten tokens. */
 const stopTokenIds = [3, 14, 15, 26, 41];
 
-const completionsOf = (groups: RolloutGroup[]): Completion[] =>
+const completionsOf = (groups: RolloutGroup<DrawnCompletion>[]): DrawnCompletion[] =>
   groups.flatMap(({ completions }) => completions);
 
 /** The same tokens, with log-probabilities to 1e-5. */
-function expectSame(actual: Completion[], expected: Completion[]): void {
+function expectSame(actual: DrawnCompletion[], expected: DrawnCompletion[]): void {
   expect(actual.map(({ tokenIds }) => tokenIds)).toEqual(expected.map(({ tokenIds }) => tokenIds));
   expect(actual.map(({ finishReason }) => finishReason)).toEqual(expected.map((c) => c.finishReason));
   for (const [i, completion] of actual.entries())
@@ -106,7 +106,7 @@ function expectSame(actual: Completion[], expected: Completion[]): void {
 }
 
 /** Log-probabilities are those that a pass over prompts with their completions gives. */
-async function expectOnPolicy(policy: LocalPolicy, groups: RolloutGroup[]): Promise<void> {
+async function expectOnPolicy(policy: LocalPolicy, groups: RolloutGroup<DrawnCompletion>[]): Promise<void> {
   for (const { prompt, completions } of groups) {
     const sequences = completions.map(({ tokenIds }) => ({
       promptIds: prompt.tokenIds,
@@ -301,7 +301,7 @@ const script = `
 `;
 
 interface Printed {
-  groups: RolloutGroup[];
+  groups: RolloutGroup<DrawnCompletion>[];
   gradients: [string, number[]][];
 }
 

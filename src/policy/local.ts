@@ -25,7 +25,8 @@ import { LocalOptimiser } from './local-optimiser';
 import { logProbPasses, packBatch } from './packing';
 import type { BatchFlags } from './packing';
 import type {
-  ForwardBackwardResult,
+  DrawnCompletion,
+  FullForwardBackwardResult,
   MicroBatch,
   OptimStepOptions,
   OptimStepResult,
@@ -153,7 +154,7 @@ export class LocalPolicy implements Policy {
 
   // ---- sample ----
 
-  async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]> {
+  async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup<DrawnCompletion>[]> {
     return this.sampler.current().sample(prompts, options, this.stopTokenIds);
   }
 
@@ -209,7 +210,7 @@ export class LocalPolicy implements Policy {
     batch: MicroBatch,
     loss: Loss,
     { temperature = 1 }: { temperature?: number } = {},
-  ): Promise<ForwardBackwardResult> {
+  ): Promise<FullForwardBackwardResult> {
     requireTemperature(temperature);
     if (this.optimiser.variables.length === 0)
       throw new ConfigError(

@@ -1,6 +1,6 @@
 /**
  * The seam between a training loop and a model: six verbs, and nothing else is known of the model. Implementations:
- * local (Qwen3 on TensorFlow), tabular (small enough to enumerate, for proofs), later a remote engine.
+ * local (Qwen3 on TensorFlow), tabular (small enough to enumerate, for proofs), tinker (a server that trains).
  */
 import type { Loss } from '../optim/losses';
 
@@ -41,18 +41,22 @@ export interface Completion {
   tokenIds: number[];
   /** [T] log-probabilities at temperature 1 over the whole vocabulary. */
   logProbs: Float32Array;
-  /** [T] log-probabilities of logits / temperature over the whole vocabulary: what the GRPO loss compares. */
-  temperedLogProbs: Float32Array;
-  /** [T] log-probabilities with which the tokens were really drawn: after temperature, top-k and top-p. */
-  drawLogProbs: Float32Array;
   /** `stop`: an end token was drawn; `length`: the limit was reached. */
   finishReason: 'stop' | 'length';
 }
 
+/** One with all that is known of its draws where we draw ourselves; a server tells less. */
+export interface DrawnCompletion extends Completion {
+  /** [T] log-probabilities of logits / temperature over the whole vocabulary. */
+  temperedLogProbs: Float32Array;
+  /** [T] log-probabilities with which the tokens were really drawn: after temperature, top-k and top-p. */
+  drawLogProbs: Float32Array;
+}
+
 /** The completions of one prompt. */
-export interface RolloutGroup {
+export interface RolloutGroup<C extends Completion = Completion> {
   prompt: Prompt;
-  completions: Completion[];
+  completions: C[];
 }
 
 /** A prompt and what follows it; log-probabilities are of the completion's tokens. */
@@ -99,9 +103,12 @@ export interface ForwardBackwardResult {
   metrics: Record<string, number>;
   /** [groups][rows] log-probabilities of the completion tokens at the loss's temperature. */
   logProbs: Float32Array[][];
-  /** [groups][rows] entropies (nats) of the distributions that the completion tokens were drawn from. */
-  entropies: Float32Array[][];
+  /** [groups][rows] entropies (nats) of the distributions of the completion tokens; null where a server does not tell. */
+  entropies: Float32Array[][] | null;
 }
+
+/** The result where distributions are seen whole. */
+export type FullForwardBackwardResult = ForwardBackwardResult & { entropies: Float32Array[][] };
 
 /** One AdamW step. */
 export interface OptimStepOptions {
@@ -141,4 +148,11 @@ export interface Policy {
   /** Writes what was trained. With `optimiser` its moments too, so that `load` goes on to the same bits. */
   save(directory: string, options?: { optimiser?: boolean }): Promise<void>;
   load(directory: string, options?: { optimiser?: boolean }): Promise<void>;
+}
+
+/** A policy that a run opens, and frees when it is done. */
+export interface RunPolicy extends Policy {
+  /** Makes what the policy is now the reference of `logProbs(..., {of: 'reference'})`. Before the first step. */
+  freezeReference(): void;
+  dispose(): void | Promise<void>;
 }

@@ -4,9 +4,9 @@ import { Random } from '../runtime/random';
 import { SAMPLING_ROWS } from '../model/memory';
 import { breathe } from './batch';
 import type { Decoder, Drawn } from './decoding';
-import type { Completion, Prompt, RolloutGroup, SampleOptions } from './policy';
+import type { DrawnCompletion, Prompt, RolloutGroup, SampleOptions } from './policy';
 
-/** Numbers that a step gives for each row, in this order: see `Completion`. */
+/** Numbers that a step gives for each row, in this order: see `DrawnCompletion`. */
 const stepNumbers = 3;
 
 /** Sampling by one decoder. */
@@ -22,13 +22,13 @@ export class Sampler {
     prompts: readonly Prompt[],
     options: SampleOptions,
     defaultStops: readonly number[],
-  ): Promise<RolloutGroup[]> {
+  ): Promise<RolloutGroup<DrawnCompletion>[]> {
     checkOptions(prompts, options);
     const order = prompts
       .map((_, i) => i)
       .sort((a, b) => prompts[a].tokenIds.length - prompts[b].tokenIds.length || a - b);
     const perBatch = Math.max(1, Math.floor(SAMPLING_ROWS / options.groupSize));
-    const groups = new Array<RolloutGroup>(prompts.length);
+    const groups = new Array<RolloutGroup<DrawnCompletion>>(prompts.length);
     const batches = Math.ceil(prompts.length / perBatch);
     for (let batch = 0; batch < batches; batch++) {
       options.signal?.throwIfAborted();
@@ -51,7 +51,7 @@ export class Sampler {
     options: SampleOptions,
     stops: ReadonlySet<number>,
     report: (share: number) => void,
-  ): Promise<RolloutGroup[]> {
+  ): Promise<RolloutGroup<DrawnCompletion>[]> {
     const { groupSize: group, maxNewTokens, temperature, topP, topK, seed, stream = 'sample' } = options;
     const recorder = new Recorder(prompts.length * group, stops);
     const draws = prompts.flatMap(({ id, visit = 0 }) =>
@@ -122,7 +122,7 @@ class Recorder {
     });
   }
 
-  completion(row: number): Completion {
+  completion(row: number): DrawnCompletion {
     const [logProbs, temperedLogProbs, drawLogProbs] = this.numbers[row].map((values) =>
       Float32Array.from(values),
     );

@@ -6,16 +6,14 @@
  */
 import path from 'node:path';
 import { adamwUpdate, biasCorrections, clipCoefficient } from '../optim/adamw';
-import { evaluateLossGradient } from '../optim/losses';
 import type { Loss } from '../optim/losses';
 import { CheckpointError, ConfigError, ShapeError } from '../runtime/errors';
 import { atomicWriteFile, ensureDirectory, readJsonFile, strictJson } from '../runtime/files';
 import { Random } from '../runtime/random';
 import { tf } from '../runtime/tf';
-import type { Tensor } from '../runtime/tf';
 import type {
-  Completion,
-  ForwardBackwardResult,
+  DrawnCompletion,
+  FullForwardBackwardResult,
   MicroBatch,
   OptimStepOptions,
   OptimStepResult,
@@ -24,8 +22,8 @@ import type {
   RolloutGroup,
   SampleOptions,
   Sequence,
-  TrainingRow,
 } from './policy';
+import { evaluateRows } from './row-losses';
 import { sampleTokens } from './sampling';
 
 export interface TabularOptions {
@@ -142,7 +140,7 @@ export class TabularPolicy implements Policy {
   }
 
   /** Draws position by position, for all rows at once, with the draws of (seed, stream, prompt id, visit, generation). */
-  async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]> {
+  async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup<DrawnCompletion>[]> {
     const { groupSize, maxNewTokens, minNewTokens = 0, seed, stream = 'sample' } = options;
     const stops = options.stopTokenIds ?? this.stopTokenIds;
     const rows = prompts.flatMap((prompt) =>
@@ -169,7 +167,7 @@ export class TabularPolicy implements Policy {
       });
       options.onProgress?.((position + 1) / maxNewTokens);
     }
-    const completions = rows.map(({ tokenIds, draws, finished }): Completion => {
+    const completions = rows.map(({ tokenIds, draws, finished }): DrawnCompletion => {
       const [logProbs, temperedLogProbs, drawLogProbs] = [0, 1, 2].map((k) =>
         Float32Array.from(draws, (values) => values[k]),
       );
@@ -242,7 +240,7 @@ export class TabularPolicy implements Policy {
     batch: MicroBatch,
     loss: Loss,
     { temperature = 1 }: { temperature?: number } = {},
-  ): Promise<ForwardBackwardResult> {
+  ): Promise<FullForwardBackwardResult> {
     const scored = batch.groups.map(({ promptIds, rows }) =>
       rows.map(({ tokenIds }) => this.score(this.parameters, promptIds, tokenIds, temperature)),
     );
@@ -338,63 +336,4 @@ interface Moments {
 /** Entropy (nats) of a distribution given by its log-probabilities. */
 function entropyOf(logProbs: readonly number[]): number {
   return -logProbs.reduce((sum, value) => sum + Math.exp(value) * value, 0);
-}
-
-/** Per-token values of all rows or of none as [B, T], filled up with zeros. @throws ShapeError for some rows only */
-function optionalMatrix(
-  rows: readonly TrainingRow[],
-  width: number,
-  key: 'oldLogProbs' | 'referenceLogProbs',
-): Tensor | null {
-  const given = rows.filter((row) => row[key] !== undefined).length;
-  if (given === 0) return null;
-  if (given < rows.length)
-    throw new ShapeError(`${key} is given for ${given} of ${rows.length} rows; give it for all or for none`);
-  return matrix(
-    rows.map((row) => row[key] ?? []),
-    width,
-  );
-}
-
-/** @returns [B, T], filled up with zeros */
-function matrix(rows: readonly ArrayLike<number>[], width: number): Tensor {
-  const padded = rows.map((row) => Array.from({ length: width }, (_, t) => row[t] ?? 0));
-  return tf.tensor2d(padded, [rows.length, width], 'float32');
-}
-
-/** The loss of a micro-batch, its metrics and its coefficients [B][T]. */
-function evaluateRows(
-  batch: MicroBatch,
-  loss: Loss,
-  logProbs: readonly Float32Array[],
-): { value: number; metrics: Record<string, number>; coefficients: number[][] } {
-  const rows = batch.groups.flatMap((group) => group.rows);
-  const needed = loss.kind === 'weighted' ? 'weights' : loss.kind === 'grpo' ? 'advantage' : null;
-  if (needed !== null && rows.some((row) => row[needed] === undefined))
-    throw new ConfigError(`a row has no ${needed}; a ${loss.kind} loss needs it for every row`);
-  const width = Math.max(1, ...rows.map(({ tokenIds }) => tokenIds.length));
-  const result = tf.tidy(() =>
-    evaluateLossGradient(loss, matrix(logProbs, width), {
-      mask: matrix(
-        rows.map(({ mask, tokenIds }) => mask ?? tokenIds.map(() => 1)),
-        width,
-      ),
-      weights: matrix(
-        rows.map(({ weights }) => weights ?? []),
-        width,
-      ),
-      advantages: tf.tensor1d(rows.map(({ advantage }) => advantage ?? 0)),
-      oldLogProbs: optionalMatrix(rows, width, 'oldLogProbs'),
-      referenceLogProbs: optionalMatrix(rows, width, 'referenceLogProbs'),
-      totalRows: tf.scalar(batch.totalRows),
-      totalTokens: tf.scalar(batch.totalTokens),
-      totalMicroBatches: tf.scalar(batch.totalMicroBatches),
-    }),
-  );
-  const entries = Object.entries(result.metrics).map(([key, tensor]) => [key, tensor.dataSync()[0]]);
-  const metrics = Object.fromEntries(entries) as Record<string, number>;
-  const value = result.loss.dataSync()[0];
-  const coefficients = result.coefficients.arraySync() as number[][];
-  tf.dispose(result);
-  return { value, metrics, coefficients };
 }

@@ -31,6 +31,19 @@ export class NumericError extends GrpolabError {
   override readonly name = 'NumericError';
 }
 
+/** A server that trains or samples for us refused, could not be reached, or gave what cannot be understood. */
+export class RemoteError extends GrpolabError {
+  override readonly name = 'RemoteError';
+
+  constructor(
+    message: string,
+    /** of HTTP, where there was an answer */
+    readonly status?: number,
+  ) {
+    super(message);
+  }
+}
+
 /** The text of anything that was thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -46,7 +46,7 @@ async function trainAndEvaluate(method: SmallTestMethod, test: SmallTest) {
     expect(shares.at(-1)).toBe(1);
     return { run, evaluation };
   } finally {
-    run.policy.dispose();
+    await run.policy.dispose();
   }
 }
 
@@ -156,7 +156,7 @@ describe("a small test's steps", () => {
     await openOutput(test);
     const train = async (hooks: object = {}): Promise<RunResult> => {
       const run = await trainSmallTest('sft', test, hooks);
-      run.policy.dispose();
+      await run.policy.dispose();
       return run;
     };
     await train();

@@ -3,8 +3,10 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { z } from 'zod';
 import { ConfigError, messageOf } from '../runtime/errors';
+import { refuseSecrets } from '../rewards/chat-request';
 import { parseStrict } from '../runtime/strict';
 import { parseYaml } from '../runtime/yaml';
+import { TINKER_ALPHA } from '../policy/tinker-protocol';
 import type { LORA_TARGETS } from '../model/peft';
 import type { AdapterConfig } from '../model/peft';
 import { experimentSchema, grpoSchema, loraSchema, polychromicSchema } from './experiment-schema';
@@ -30,6 +32,12 @@ const grpoTraining: Tree = {
 
 /** And its polychromic training. */
 const polychromicTraining: Tree = { training: { batch_size: 2, gradient_accumulation_steps: 8 } };
+
+/** Defaults that a server can keep to; those of an adapter where one is described. */
+function remoteDefaults({ lora }: Tree): Tree {
+  const adapter = isTree(lora) ? { lora: { alpha: TINKER_ALPHA, dropout: 0 } } : {};
+  return { training: { max_grad_norm: 0 }, ...adapter };
+}
 
 const isTree = (value: unknown): value is Tree =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -75,7 +83,9 @@ function readTree(file: string, seen: readonly string[] = []): Tree {
 export function parseExperiment(tree: Record<string, unknown>, where = 'experiment'): Experiment {
   const own =
     tree.method === 'grpo' ? grpoTraining : tree.method === 'polychromic' ? polychromicTraining : {};
-  const full = merge(own, tree);
+  const isRemote = isTree(tree.policy) && tree.policy.type === 'tinker';
+  const full = merge(isRemote ? merge(own, remoteDefaults(tree)) : own, tree);
+  refuseSecrets(full.policy, `${where}: policy`);
   return parseStrict(experimentSchema, full, where);
 }
 
@@ -200,7 +210,9 @@ export function withCheckpoint(experiment: Experiment, checkpoint: AdapterConfig
 }
 
 /** The adapter that a run starts with when it has no checkpoint_path. */
-export function adapterConfig({ lora = loraSchema.parse({}), model }: Experiment): AdapterConfig {
+export function adapterConfig({ lora: given, model, policy }: Experiment): AdapterConfig {
+  const isRemote = policy.type === 'tinker';
+  const lora = given ?? loraSchema.parse(isRemote ? { alpha: TINKER_ALPHA, dropout: 0 } : {});
   return {
     base_model_name_or_path: model,
     r: lora.r,

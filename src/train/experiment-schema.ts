@@ -1,6 +1,7 @@
 /** The schema of an experiment file: every key with its default, and the rules across keys. */
 import { z } from 'zod';
 import { LORA_TARGETS } from '../model/peft';
+import { TINKER_ALPHA } from '../policy/tinker-protocol';
 import { embeddingSchema } from '../rewards/config';
 import { taskSchema } from './own-task';
 
@@ -124,11 +125,84 @@ const evaluationSchema = z.strictObject({
   max_prompts: natural.default(32),
 });
 
+/** Where the model is trained: here, or by a server that speaks the Tinker protocol. */
+const policySchema = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('local') }),
+  z.strictObject({
+    type: z.literal('tinker'),
+    base_url: z
+      .string()
+      .refine((text) => URL.canParse(text) && /^https?:$/.test(new URL(text).protocol), {
+        error: 'expected an http or https address, such as http://localhost:8000',
+      })
+      .describe("the server's address"),
+    base_model: z
+      .string()
+      .min(1)
+      .optional()
+      .describe("the model's name at the server; default: the only one that it has"),
+    api_key_env: z
+      .string()
+      .refine((name) => name === 'none' || /^[A-Z_][A-Z0-9_]*$/.test(name), {
+        error:
+          'expected the name of an environment variable in capitals, or none. Never put the key itself here',
+      })
+      .default('none')
+      .describe('environment variable that holds the key; none for a server without keys'),
+    timeout_seconds: positive.default(1800).describe('of one operation on the server, compilation included'),
+  }),
+]);
+
+/** The settings that decide whether a server can do what an experiment asks for. */
+interface RemoteSettings {
+  policy: { type: 'local' | 'tinker' };
+  lora?: z.output<typeof loraSchema>;
+  training: z.output<typeof trainingSchema>;
+  grpo?: z.output<typeof grpoSchema>;
+  polychromic?: z.output<typeof polychromicSchema>;
+  method: 'sft' | 'polychromic' | 'grpo';
+}
+
+/** What a Tinker server cannot do is refused, never left out. */
+function remoteProblems(config: RemoteSettings): { path: string[]; message: string }[] {
+  if (config.policy.type !== 'tinker') return [];
+  const { training, lora, method } = config;
+  const grpo = config.grpo ?? grpoSchema.parse({});
+  const polychromic = config.polychromic ?? polychromicSchema.parse({});
+  const problems: { path: string[]; message: string }[] = [];
+  const require = (isFine: boolean, key: string, value: unknown, expected: string): void => {
+    if (isFine) return;
+    const message = `is ${String(value)}, but a Tinker server ${expected}`;
+    problems.push({ path: key.split('.'), message });
+  };
+  const { max_grad_norm: norm, gradient_checkpointing: recompute } = training;
+  require(norm === 0, 'training.max_grad_norm', norm, 'does not clip gradients; set it to 0');
+  require(!recompute, 'training.gradient_checkpointing', recompute, 'decides that itself; remove it');
+  if (lora !== undefined) {
+    const { alpha, dropout, target_modules: targets } = lora;
+    require(alpha === TINKER_ALPHA, 'lora.alpha', alpha, `always has ${TINKER_ALPHA}; set it so`);
+    require(dropout === 0, 'lora.dropout', dropout, 'has none; set it to 0');
+    const isFull = new Set(targets).size === LORA_TARGETS.length;
+    require(isFull, 'lora.target_modules', targets.join(', '), 'adapts all seven; remove the list');
+  }
+  const told = 'tells log-probabilities at temperature 1 alone; set it to 1';
+  if (method === 'grpo') {
+    const temperature = grpo.loss_temperature ?? grpo.temperature;
+    require(temperature === 1, 'grpo.loss_temperature', temperature, told);
+    const { min_new_tokens: least } = grpo;
+    require(least === 0, 'grpo.min_new_tokens', least, 'knows no least length; set it to 0');
+  }
+  if (method === 'polychromic')
+    require(polychromic.temperature === 1, 'polychromic.temperature', polychromic.temperature, told);
+  return problems;
+}
+
 /** One experiment. */
 export const experimentSchema = z
   .strictObject({
     method: z.enum(['sft', 'polychromic', 'grpo']),
     model: z.string().default('data/model').describe('directory of a Hugging Face model, or a hub id'),
+    policy: policySchema.prefault({ type: 'local' }).describe('what trains and samples'),
     warm_start: z
       .string()
       .optional()
@@ -155,6 +229,8 @@ export const experimentSchema = z
     evaluation: evaluationSchema.prefault({}),
   })
   .superRefine((config, context) => {
+    for (const { path, message } of remoteProblems(config))
+      context.addIssue({ code: 'custom', path, message });
     if (config.task !== undefined && config.reward !== undefined)
       context.addIssue({
         code: 'custom',

@@ -194,8 +194,10 @@ function lossMetrics(
   const sum = (name: string): number => last.reduce((total, { metrics }) => total + (metrics[name] ?? 0), 0);
   const counted = groups.flatMap(({ completions }) => completions.map((one) => isCounted(one, settings)));
   const rows = counted.filter(Boolean).length;
-  const entropies = last.flatMap((result) => result.entropies.flat()).filter((_, row) => counted[row]);
-  const tokens = entropies.reduce((total, row) => total + row.length, 0);
+  // A server may not tell entropies.
+  const entropies = last.some((result) => result.entropies === null)
+    ? null
+    : last.flatMap((result) => result.entropies?.flat() ?? []).filter((_, row) => counted[row]);
   const klLoss = sum('kl_loss');
   // cispo has no lower clipping, and so no shares by side.
   const sides = ['clip_fraction_low', 'clip_fraction_high'].filter(
@@ -211,7 +213,12 @@ function lossMetrics(
     'train/total_loss': sum('policy_loss') + settings.loss.beta * klLoss,
     'train/clip_fraction': sum('clip_fraction'),
     ...Object.fromEntries(sides.map((name) => [`train/${name}`, sum(name)])),
-    'train/entropy':
-      entropies.reduce((total, row) => row.reduce((a, b) => a + b, total), 0) / Math.max(1, tokens),
+    ...(entropies !== null && { 'train/entropy': meanEntropy(entropies) }),
   };
+}
+
+/** Nats a token. */
+function meanEntropy(entropies: readonly Float32Array[]): number {
+  const tokens = entropies.reduce((total, row) => total + row.length, 0);
+  return entropies.reduce((total, row) => row.reduce((a, b) => a + b, total), 0) / Math.max(1, tokens);
 }

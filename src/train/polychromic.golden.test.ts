@@ -2,7 +2,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { readGolden } from '../../test/golden';
 import { RecordingPolicy, settings as grpoSettings } from '../../test/tabular-task';
 import { meanPairwiseDistance } from '../metrics/diversity';
-import type { Completion, Prompt, RolloutGroup } from '../policy/policy';
+import type { Completion, DrawnCompletion, Prompt, RolloutGroup } from '../policy/policy';
 import { TabularPolicy } from '../policy/tabular';
 import type { TabularOptions } from '../policy/tabular';
 import { Random } from '../runtime/random';
@@ -56,9 +56,9 @@ const settings: PolychromicSettings = {
 class ChosenPolicy extends RecordingPolicy {
   chosen: number[][] = [];
 
-  override sample(prompts: readonly Prompt[]): Promise<RolloutGroup[]> {
+  override sample(prompts: readonly Prompt[]): Promise<RolloutGroup<DrawnCompletion>[]> {
     const none = new Float32Array();
-    const completions = this.chosen.map((tokenIds): Completion => ({
+    const completions = this.chosen.map((tokenIds): DrawnCompletion => ({
       ...{ tokenIds, logProbs: none, temperedLogProbs: none, drawLogProbs: none, finishReason: 'length' },
     }));
     return Promise.resolve(prompts.map((prompt) => ({ prompt, completions })));

@@ -4,12 +4,12 @@ import path from 'node:path';
 import { countParameters } from '../model/config';
 import { adapterBytes, planMemory } from '../model/memory';
 import type { StepShape } from '../model/memory';
-import type { LocalPolicy } from '../policy/local';
+import type { RunPolicy } from '../policy/policy';
 import { defaultMode } from '../runtime/compile';
 import { describeMachine } from '../runtime/machine';
 import { formatBytes } from '../runtime/progress';
 import { binding } from '../runtime/tf';
-import { grpoSettings, polychromicOf, polychromicSettings } from './config';
+import { adapterConfig, grpoSettings, polychromicOf, polychromicSettings } from './config';
 import type { Experiment } from './experiment-schema';
 import { openPolicy, prepare, prepareWork } from './prepare';
 import type { Prepared, PrepareOptions, Work } from './prepare';
@@ -60,13 +60,13 @@ function outputCheck({ output_dir: directory }: Experiment, resume: boolean): Pr
 }
 
 /** Room for the checkpoints that are kept, the best, one being written, and the logs. */
-function diskCheck({ experiment }: Prepared, policy: LocalPolicy): PreflightCheck {
+function diskCheck({ experiment, modelConfig }: Prepared): PreflightCheck {
   const { bavail, bsize } = statfsSync(existingParent(experiment.output_dir));
   const free = bavail * bsize;
-  const { r, target_modules: targets } = policy.adapter?.config ?? { r: 0, target_modules: [] };
+  const { r, target_modules: targets } = adapterConfig(experiment);
   // An adapter and its two moments each.
   const needed =
-    (experiment.training.save_total_limit + 2) * 3 * adapterBytes(policy.config, r, targets) + 50e6;
+    (experiment.training.save_total_limit + 2) * 3 * adapterBytes(modelConfig, r, targets) + 50e6;
   const detail = `${formatBytes(needed)} needed, ${formatBytes(free)} free`;
   return { name: 'disk', ok: needed <= free, detail };
 }
@@ -84,11 +84,11 @@ export function stepShape(experiment: Experiment): StepShape {
   return { P, G, Tp, Tc: (grpo ?? poly)?.maxNewTokens ?? Math.ceil(Tp / 2) };
 }
 
-function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy): PreflightCheck {
+function memoryCheck({ experiment, evaluation, modelConfig }: Prepared): PreflightCheck {
   const shape = stepShape(experiment);
   const { gradient_checkpointing: recompute } = experiment.training;
   const fused = defaultMode() === 'graph' && !binding.isUsingGpuDevice();
-  const plan = planMemory(policy.config, shape, policy.adapter?.config.r ?? 1, { recompute, fused });
+  const plan = planMemory(modelConfig, shape, adapterConfig(experiment).r, { recompute, fused });
   const { memoryAvailableBytes, gpus } = describeMachine();
   const available = binding.isUsingGpuDevice() ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
   const held = evaluation.length === 0 ? '' : `, ${evaluation.length} held-out records`;
@@ -101,11 +101,16 @@ function memoryCheck({ experiment, evaluation }: Prepared, policy: LocalPolicy):
   };
 }
 
-function checksOf(prepared: Prepared, policy: LocalPolicy, work: Work, resume: boolean): PreflightCheck[] {
-  const { experiment, records, evaluation } = prepared;
+function deviceOf({ policy }: Experiment): string {
+  if (policy.type === 'tinker') return `Tinker server at ${policy.base_url}`;
+  const device = binding.isUsingGpuDevice() ? 'gpu' : 'cpu';
+  return `${device}, TensorFlow ${binding.TF_Version}, ${defaultMode()} mode, ${describeMachine().cores} cores`;
+}
+
+function checksOf(prepared: Prepared, work: Work, resume: boolean): PreflightCheck[] {
+  const { experiment, records, evaluation, modelConfig } = prepared;
   const { reward } = prepared.task;
   const { method, seed, training, model } = experiment;
-  const device = binding.isUsingGpuDevice() ? 'gpu' : 'cpu';
   const degraded = reward.degraded.length === 0 ? '' : ` (degraded: ${reward.degraded.join('; ')})`;
   const batch = `${training.batch_size} x ${training.gradient_accumulation_steps} a step`;
   const fine = (name: string, detail: string): PreflightCheck => ({ name, ok: true, detail });
@@ -115,16 +120,14 @@ function checksOf(prepared: Prepared, policy: LocalPolicy, work: Work, resume: b
       'data',
       `${records.length} records (${work.count} ${method === 'grpo' ? 'prompts' : 'examples'}), ${evaluation.length} held out`,
     ),
-    fine('model', `${model}, ${countParameters(policy.config).toLocaleString('en-US')} parameters`),
+    fine('model', `${model}, ${countParameters(modelConfig).toLocaleString('en-US')} parameters`),
     fine('start', experiment.checkpoint_path ?? 'a fresh adapter'),
     fine('reward', `${reward.name}${degraded}`),
-    fine(
-      'device',
-      `${device}, TensorFlow ${binding.TF_Version}, ${defaultMode()} mode, ${describeMachine().cores} cores`,
-    ),
+    fine('device', deviceOf(experiment)),
     outputCheck(experiment, resume),
-    diskCheck(prepared, policy),
-    memoryCheck(prepared, policy),
+    diskCheck(prepared),
+    // The memory of a server is its own.
+    ...(experiment.policy.type === 'local' ? [memoryCheck(prepared)] : []),
     fine('steps', String(work.totalSteps)),
   ];
 }
@@ -168,7 +171,7 @@ function middleOf(values: readonly number[]): number {
  */
 async function measure(
   prepared: Prepared,
-  policy: LocalPolicy,
+  policy: RunPolicy,
   options: PreflightOptions,
 ): Promise<{ stepSeconds: number[]; meanSeconds: number }> {
   const { experiment } = prepared;
@@ -191,11 +194,11 @@ async function measure(
  */
 export async function preflight(given: Experiment, options: PreflightOptions = {}): Promise<Preflight> {
   const prepared = await prepare(given, options);
-  const policy = openPolicy(prepared);
+  const policy = await openPolicy(prepared, { notify: options.notify });
   try {
     // Without held-out data no evaluation comes between the measured steps.
     const work = prepareWork({ ...prepared, evaluation: [] }, policy);
-    const checks = checksOf(prepared, policy, work, options.resume ?? false);
+    const checks = checksOf(prepared, work, options.resume ?? false);
     const isFine = checks.every(({ ok }) => ok);
     const { stepSeconds, meanSeconds } = isFine
       ? await measure(prepared, policy, options)
@@ -205,7 +208,7 @@ export async function preflight(given: Experiment, options: PreflightOptions = {
     const cost = pricePerHour === undefined ? null : (pricePerHour * etaSeconds) / 3600;
     return { checks, totalSteps: work.totalSteps, stepSeconds, etaSeconds, cost };
   } finally {
-    policy.dispose();
+    await policy.dispose();
     if (options.reward === undefined) prepared.task.reward.dispose?.();
   }
 }

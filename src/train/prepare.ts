@@ -3,13 +3,17 @@ import { createHash } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { readModelConfig } from '../model/config';
-import { resolveModel } from '../model/hub';
+import type { ModelConfig } from '../model/config';
+import { resolveModel, WITHOUT_WEIGHTS } from '../model/hub';
 import type { DownloadProgress } from '../model/hub';
 import { readAdapterConfig } from '../model/peft';
 import { loadTokenizerOf } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
 import { LocalPolicy } from '../policy/local';
-import type { Completion } from '../policy/policy';
+import type { Completion, RunPolicy } from '../policy/policy';
+import { TinkerPolicy } from '../policy/tinker';
+import { readTinkerState } from '../policy/tinker-checkpoint';
+import { readKey } from '../rewards/chat-request';
 import { loadReward, openEmbedder } from '../rewards/config';
 import type { Embedder } from '../rewards/embeddings';
 import { promptScorer } from '../rewards/replies';
@@ -68,6 +72,7 @@ export interface SampleSink {
 export interface Prepared {
   experiment: Experiment;
   modelDirectory: string;
+  modelConfig: ModelConfig;
   tokenizer: Tokenizer;
   stopTokenIds: number[];
   task: Task;
@@ -111,26 +116,50 @@ export async function prepare(experiment: Experiment, options: PrepareOptions): 
         ? []
         : await read(data.eval, data.max_eval_examples);
   if (records.length === 0) throw new ConfigError(`${data.train}: there are no records to train on`);
-  const modelDirectory = await resolveModel(experiment.model, onDownload);
+  const { checkpoint_path: checkpoint, policy } = experiment;
+  const isRemote = policy.type === 'tinker';
+  const files = isRemote ? WITHOUT_WEIGHTS : undefined;
+  const modelDirectory = await resolveModel(experiment.model, onDownload, { files });
   const config = readModelConfig(modelDirectory);
   const tokenizer = await loadTokenizerOf(modelDirectory, config);
-  const { checkpoint_path: checkpoint } = experiment;
+  if (isRemote && checkpoint !== undefined) readTinkerState(checkpoint);
   return {
     experiment:
       checkpoint === undefined ? experiment : withCheckpoint(experiment, readAdapterConfig(checkpoint)),
-    ...{ modelDirectory, tokenizer, task, records, evaluation, embedder },
+    ...{ modelDirectory, modelConfig: config, tokenizer, task, records, evaluation, embedder },
     // SFT teaches the tokenizer's end of turn: it must end a completion, whatever the model's files say.
     stopTokenIds: [...new Set([...config.eosTokenIds, tokenizer.eosTokenId])],
   };
 }
 
-/** The policy that an experiment starts with. The caller disposes it. */
-export function openPolicy({ experiment, modelDirectory, stopTokenIds }: Prepared): LocalPolicy {
-  return LocalPolicy.load({
-    ...{ modelDirectory, stopTokenIds, seed: experiment.seed },
-    adapterDirectory: experiment.checkpoint_path,
-    lora: adapterConfig(experiment),
-    gradientCheckpointing: experiment.training.gradient_checkpointing,
+export interface OpenPolicyOptions {
+  notify?: (line: string) => void;
+  /** Of a policy on a server: where its models are noted, see `ModelRegistry`. */
+  registryFile?: string;
+}
+
+/**
+ * The policy that an experiment starts with. The caller disposes it.
+ * @throws CheckpointError           when model and adapter cannot be loaded
+ * @throws ConfigError, RemoteError  when the server cannot be used
+ */
+export async function openPolicy(
+  { experiment, modelDirectory, modelConfig, stopTokenIds }: Prepared,
+  { notify, registryFile }: OpenPolicyOptions = {},
+): Promise<RunPolicy> {
+  const { policy, seed, checkpoint_path: start, training } = experiment;
+  const lora = adapterConfig(experiment);
+  if (policy.type === 'local')
+    return LocalPolicy.load({
+      ...{ modelDirectory, stopTokenIds, seed, adapterDirectory: start, lora },
+      gradientCheckpointing: training.gradient_checkpointing,
+    });
+  const { base_url: baseUrl, base_model: baseModel, api_key_env: variable } = policy;
+  const apiKey = readKey(variable, process.env);
+  const connection = { baseUrl, apiKey, timeoutSeconds: policy.timeout_seconds, onNotice: notify };
+  return TinkerPolicy.open({
+    ...{ connection, baseModel, config: modelConfig, stopTokenIds, seed, rank: lora.r },
+    ...{ checkpointDirectory: start, registryFile },
   });
 }
 
@@ -158,7 +187,7 @@ export function dataHash({ task, records, evaluation, experiment, modelDirectory
 }
 
 /** The method's loop on its data. */
-export function prepareWork(prepared: Prepared, policy: LocalPolicy): Work {
+export function prepareWork(prepared: Prepared, policy: RunPolicy): Work {
   switch (prepared.experiment.method) {
     case 'sft':
       return prepareSft(prepared, policy);
@@ -171,12 +200,11 @@ export function prepareWork(prepared: Prepared, policy: LocalPolicy): Work {
 
 /** No prompt with a completion may be longer than the model's positions. */
 function requirePositions(
-  policy: LocalPolicy,
+  { maxPositionEmbeddings }: ModelConfig,
   prompts: readonly (readonly number[])[],
   maxNewTokens: number,
 ): void {
   const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
-  const { maxPositionEmbeddings } = policy.config;
   if (longest + maxNewTokens > maxPositionEmbeddings)
     throw new ConfigError(
       `a prompt of ${longest} tokens and max_new_tokens ${maxNewTokens} exceed the model's ${maxPositionEmbeddings} positions; lower max_new_tokens`,
@@ -195,16 +223,13 @@ function scorerOf(prepared: Prepared, prompts: readonly TaskPrompt[]): ScoreComp
 type Evaluate = (step: number) => Promise<Record<string, number>>;
 
 /** Replies to fixed held-out prompts: reward and diversity; undefined when there are no prompts or none are asked for. */
-function heldOutReplies(
-  prepared: Prepared,
-  policy: LocalPolicy,
-): ((sink: SampleSink) => Evaluate) | undefined {
+function heldOutReplies(prepared: Prepared, policy: RunPolicy): ((sink: SampleSink) => Evaluate) | undefined {
   const { experiment, tokenizer, embedder, evaluation } = prepared;
   const { evaluation: settings, training, seed } = experiment;
   const prompts = taskPrompts(evaluation, tokenizer, training.max_length).slice(0, settings.max_prompts);
   if (prompts.length === 0 || settings.n_generations === 0) return undefined;
   requirePositions(
-    policy,
+    prepared.modelConfig,
     prompts.map(({ tokenIds }) => tokenIds),
     settings.max_new_tokens,
   );
@@ -247,10 +272,7 @@ function markdownOf(
 }
 
 /** Cross-entropy of the held-out replies, and what the policy itself replies. */
-function sftEvaluation(
-  prepared: Prepared,
-  policy: LocalPolicy,
-): ((sink: SampleSink) => Evaluate) | undefined {
+function sftEvaluation(prepared: Prepared, policy: RunPolicy): ((sink: SampleSink) => Evaluate) | undefined {
   const { experiment, tokenizer, evaluation } = prepared;
   const held = taskExamples(evaluation, tokenizer, experiment.training.max_length);
   if (held.length === 0) return undefined;
@@ -265,7 +287,7 @@ function trainingExamples({ experiment, records, tokenizer }: Prepared): SftTrai
   return taskExamples(records, tokenizer, experiment.training.max_length);
 }
 
-function prepareSft(prepared: Prepared, policy: LocalPolicy): Work {
+function prepareSft(prepared: Prepared, policy: RunPolicy): Work {
   const { experiment } = prepared;
   const examples = trainingExamples(prepared);
   const evaluation = sftEvaluation(prepared, policy);
@@ -290,13 +312,13 @@ function diversityOf(prepared: Prepared): MeasureDiversity {
   }
 }
 
-function preparePolychromic(prepared: Prepared, policy: LocalPolicy): Work {
+function preparePolychromic(prepared: Prepared, policy: RunPolicy): Work {
   const { experiment, embedder } = prepared;
   const examples = trainingExamples(prepared);
   const evaluation = sftEvaluation(prepared, policy);
   const distances = semanticDistances(textOf(prepared), (text) => embedder.embed(text));
   requirePositions(
-    policy,
+    prepared.modelConfig,
     examples.map(({ promptIds }) => promptIds),
     polychromicSettings(experiment).maxNewTokens,
   );
@@ -310,12 +332,12 @@ function preparePolychromic(prepared: Prepared, policy: LocalPolicy): Work {
   };
 }
 
-function prepareGrpo(prepared: Prepared, policy: LocalPolicy): Work {
+function prepareGrpo(prepared: Prepared, policy: RunPolicy): Work {
   const { experiment, tokenizer, records } = prepared;
   const settings = grpoSettings(experiment);
   const prompts = taskPrompts(records, tokenizer, experiment.training.max_length);
   requirePositions(
-    policy,
+    prepared.modelConfig,
     prompts.map(({ tokenIds }) => tokenIds),
     settings.maxNewTokens,
   );

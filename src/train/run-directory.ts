@@ -208,8 +208,12 @@ export class RunDirectory {
 
   private async goOn(): Promise<void> {
     const { directory, experiment, data, notify } = this.options;
-    // A run may be resumed in another place: where it lies decides nothing.
-    const placed = (settings: object): unknown => ({ ...settings, output_dir: undefined });
+    // A run may be resumed in another place, and with the server at another: where they are decides nothing.
+    const placed = ({ policy, ...settings }: { policy?: object }): unknown => ({
+      ...settings,
+      output_dir: undefined,
+      policy: { ...policy, base_url: undefined, api_key_env: undefined, timeout_seconds: undefined },
+    });
     const settings = parseYaml(readFileSync(this.file(CONFIG), 'utf8'), this.file(CONFIG));
     const saved = placed((settings ?? {}) as object);
     const now = placed(parseYaml(stringify(experiment), CONFIG) as object);

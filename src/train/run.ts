@@ -1,7 +1,7 @@
 /** One experiment from its description to a finished run directory. */
 import path from 'node:path';
 import type { Tokenizer } from '../model/tokenizer';
-import type { LocalPolicy } from '../policy/local';
+import type { RunPolicy } from '../policy/policy';
 import { defaultMode } from '../runtime/compile';
 import { messageOf, NumericError } from '../runtime/errors';
 import { binding, tf } from '../runtime/tf';
@@ -22,7 +22,7 @@ export interface RunHooks extends PrepareOptions {
 
 export interface RunResult extends LoopResult {
   directory: string;
-  policy: LocalPolicy;
+  policy: RunPolicy;
   tokenizer: Tokenizer;
 }
 
@@ -41,7 +41,8 @@ function resources(): Record<string, number> {
 export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Promise<RunResult> {
   const prepared = await prepare(given, hooks);
   const { experiment, tokenizer } = prepared;
-  const policy = openPolicy(prepared);
+  const registryFile = path.join(experiment.output_dir, 'tinker-models.json');
+  const policy = await openPolicy(prepared, { notify: hooks.notify, registryFile });
   let run: RunDirectory | undefined;
   try {
     const work = prepareWork(prepared, policy);
@@ -53,10 +54,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
     });
     if (run.resumed !== null) await policy.load(run.resumed.directory, { optimiser: true });
     run.log(`${experiment.method} on ${prepared.records.length} records, model ${experiment.model}`);
-    const device = binding.isUsingGpuDevice() ? 'gpu' : 'cpu';
-    run.log(
-      `TensorFlow ${binding.TF_Version} on ${device}, ${defaultMode()} mode, Node ${process.versions.node}`,
-    );
+    run.log(`${engineOf(experiment)}, Node ${process.versions.node}`);
     const isScored = experiment.method === 'grpo' || prepared.evaluation.length > 0;
     const degraded = isScored ? prepared.task.reward.degraded : [];
     for (const name of degraded) run.log(`degraded: ${name}`);
@@ -76,12 +74,18 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
       throw error;
     }
   } catch (error) {
-    policy.dispose();
+    await policy.dispose();
     throw error;
   } finally {
     run?.close();
     if (hooks.reward === undefined) prepared.task.reward.dispose?.();
   }
+}
+
+function engineOf({ policy }: Experiment): string {
+  if (policy.type === 'tinker') return `Tinker server at ${policy.base_url}`;
+  const device = binding.isUsingGpuDevice() ? 'gpu' : 'cpu';
+  return `TensorFlow ${binding.TF_Version} on ${device}, ${defaultMode()} mode`;
 }
 
 /** Where the disk is full the log cannot tell: that must not hide the cause. */
@@ -95,7 +99,7 @@ function logFailure(run: RunDirectory, error: unknown): void {
 
 function loopHooks(
   run: RunDirectory,
-  policy: LocalPolicy,
+  policy: RunPolicy,
   { method, training }: Experiment,
   hooks: RunHooks,
 ): LoopHooks {

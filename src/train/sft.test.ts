@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Loss } from '../optim/losses';
-import type { ForwardBackwardResult, MicroBatch } from '../policy/policy';
+import type { FullForwardBackwardResult, MicroBatch } from '../policy/policy';
 import { TabularPolicy } from '../policy/tabular';
 import { NumericError } from '../runtime/errors';
 import { Random } from '../runtime/random';
@@ -21,7 +21,7 @@ const examples = [[0, END], [1, 2, END], [END], [2, 2, 1, END], [1, 0, END]].map
 class RecordingPolicy extends TabularPolicy {
   readonly batches: { batch: MicroBatch; loss: Loss }[] = [];
 
-  override forwardBackward(batch: MicroBatch, loss: Loss): Promise<ForwardBackwardResult> {
+  override forwardBackward(batch: MicroBatch, loss: Loss): Promise<FullForwardBackwardResult> {
     this.batches.push({ batch, loss });
     return super.forwardBackward(batch, loss);
   }

@@ -1,0 +1,303 @@
+/**
+ * A client of servers that speak the Tinker protocol (Thinking Machines' service, SkyRL tx): a session, operations, and
+ * their results. What the operations mean is for `tinker.ts`; here is what a network does to them.
+ *
+ * The protocol has no idempotency: an operation that is sent twice is done twice. So one is sent again only where it
+ * certainly did not arrive, where the server said that it did not take it, or where doing it twice is as good as once
+ * (`repeatable`). Results, which the server keeps, are asked for until they are there.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { z } from 'zod';
+import { ConfigError, RemoteError } from '../runtime/errors';
+import { exchange } from './tinker-http';
+import type { Exchange } from './tinker-http';
+
+export interface TinkerConnection {
+  /** `http://host:port`; the protocol's own path is added. */
+  baseUrl: string;
+  /** Sent as `x-api-key`; never shown. */
+  apiKey?: string;
+  /** Seconds that one operation may take, from the first attempt to its result; default 1800. */
+  timeoutSeconds?: number;
+  /** Seconds without a connection after which an operation is given up; default 60. */
+  outageSeconds?: number;
+  /** Seconds between signs of life, without which a server drops a session after some minutes; default 10. */
+  heartbeatSeconds?: number;
+  /** Ends waiting, in `run` and the others; what the server has begun goes on there. */
+  signal?: AbortSignal;
+  /** Told once of each kind of trouble that is overcome. Default: a line on standard error. */
+  onNotice?: (line: string) => void;
+}
+
+type Body = Readonly<Record<string, unknown>>;
+
+/** An operation of the protocol. */
+export interface Operation<T> {
+  /** Its path, such as `optim_step`. */
+  name: string;
+  /** A function gives that of each attempt: names that are taken once an attempt arrived. */
+  body: Body | (() => Body);
+  /** The form of its result. */
+  result: z.ZodType<T>;
+  /** Doing it twice is as good as once. */
+  repeatable?: boolean;
+}
+
+/** A question with an answer at once, not a ticket. */
+interface Question<T> {
+  path: string;
+  /** Absent: GET. */
+  body?: Body | (() => Body);
+  form: z.ZodType<T>;
+  repeatable: boolean;
+  /** What is waited for, in messages; default: the path. */
+  of?: string;
+  outageSeconds?: number;
+}
+
+const API = 'api/v1';
+const FIRST_WAIT_SECONDS = 0.05;
+const LONGEST_WAIT_SECONDS = 5;
+/** Plain 500s in a row after which a read is given up: they may be a moment's trouble of the server, or its last word. */
+const MOST_FAILURES = 4;
+
+const sessionAnswer = z.object({ session_id: z.string().min(1) });
+const ticketAnswer = z.object({ request_id: z.union([z.string().min(1), z.number()]) });
+const capabilities = z.object({ supported_models: z.array(z.object({ model_name: z.string() })) });
+
+/** What to do after an exchange that brought no answer. */
+type Next = 'again' | 'again, a few times' | 'give up';
+
+/**
+ * 408: the result is not there yet. 425: a checkpoint is still being written. 429, 503: not taken. 502 and 504 come from what
+ * stands before a server, which may have got the request: as a lost connection.
+ */
+function nextAfter(outcome: Exchange, repeatable: boolean): Next {
+  if (outcome.kind === 'not sent') return 'again';
+  if (outcome.kind === 'lost') return repeatable ? 'again' : 'give up';
+  if (outcome.kind === 'answer') return 'give up';
+  const { status } = outcome;
+  if (status === 425 || status === 429 || status === 503) return 'again';
+  if (status === 408 || status === 502 || status === 504) return repeatable ? 'again' : 'give up';
+  return status === 500 && repeatable ? 'again, a few times' : 'give up';
+}
+
+/** One session with a server. */
+export class TinkerClient {
+  private readonly root: string;
+  private readonly noticed = new Set<string>();
+  private heartbeat: NodeJS.Timeout | undefined;
+  private sessionId = '';
+  /** The server does not know the session any more: it was restarted, and its models are gone. */
+  private isForgotten = false;
+  private isHurried = false;
+
+  private constructor(private readonly connection: TinkerConnection) {
+    const { baseUrl } = connection;
+    if (!URL.canParse(baseUrl) || !/^https?:$/.test(new URL(baseUrl).protocol))
+      throw new ConfigError(`base_url is "${baseUrl}"; expected an address such as http://localhost:8123`);
+    this.root = baseUrl.replace(/\/+$/, '').replace(/\/api\/v1$/, '');
+  }
+
+  /**
+   * Opens a session and keeps it alive until `close`.
+   * @throws ConfigError  when the address is none
+   * @throws RemoteError  when no server is there, or it refuses
+   */
+  static async open(connection: TinkerConnection): Promise<TinkerClient> {
+    const client = new TinkerClient(connection);
+    const body = { tags: ['grpolab'], user_metadata: {}, sdk_version: 'grpolab' };
+    const opened = await client.ask({
+      ...{ path: 'create_session', body, form: sessionAnswer, repeatable: true },
+      // Nothing is lost yet: whoever mistyped the address should not wait long.
+      outageSeconds: Math.min(3, connection.outageSeconds ?? 3),
+    });
+    client.sessionId = opened.session_id;
+    client.heartbeat = setInterval(
+      () => void client.beat().catch(() => undefined),
+      1000 * (connection.heartbeatSeconds ?? 10),
+    ).unref();
+    return client;
+  }
+
+  get session(): string {
+    return this.sessionId;
+  }
+
+  /** The server's address. */
+  get address(): string {
+    return this.root;
+  }
+
+  /** From now on waits little: whoever frees things at the end should not hang on a server that is gone. */
+  hurry(): void {
+    this.isHurried = true;
+  }
+
+  /** Ends the signs of life. The server drops the session's models some minutes later. */
+  close(): void {
+    clearInterval(this.heartbeat);
+  }
+
+  /** Names of the models that the server trains. */
+  async models(): Promise<string[]> {
+    const question = { path: 'get_server_capabilities', form: capabilities, repeatable: true };
+    const { supported_models: models } = await this.ask(question);
+    return models.map(({ model_name: name }) => name);
+  }
+
+  /**
+   * Starts an operation; those of one model are done in the order in which they were started.
+   * @returns a ticket for its result, and what the server said with it
+   */
+  async start<T, A = unknown>(
+    { name, body, repeatable = false }: Operation<T>,
+    answer?: z.ZodType<A>,
+  ): Promise<{ ticket: string; answer: A }> {
+    const form = ticketAnswer.loose();
+    const taken = await this.ask({ path: name, body, form, repeatable });
+    const checked = answer === undefined ? (taken as A) : this.checked(taken, answer, name);
+    return { ticket: String(taken.request_id), answer: checked };
+  }
+
+  /** Waits for the result of an operation that was started. */
+  async finish<T>({ name, result }: Operation<T>, ticket: string): Promise<T> {
+    const body = { request_id: ticket };
+    return this.ask({ path: 'retrieve_future', body, form: result, repeatable: true, of: name });
+  }
+
+  /** Starts an operation and waits for its result. */
+  async run<T>(operation: Operation<T>): Promise<T> {
+    const { ticket } = await this.start(operation);
+    return this.finish(operation, ticket);
+  }
+
+  /** The bytes at a path below the protocol's, redirects within the same server followed. */
+  async download(path: string, of: string): Promise<Buffer> {
+    const question = { path, form: z.instanceof(Buffer), repeatable: true, of };
+    return this.ask(question, true);
+  }
+
+  /** One that is missed does no harm: the next comes soon, and a session lasts for minutes. */
+  private async beat(): Promise<Exchange> {
+    const outcome = await this.request('session_heartbeat', { session_id: this.sessionId }, false);
+    if (outcome.kind === 'status' && outcome.status === 404) this.isForgotten = true;
+    return outcome;
+  }
+
+  /** Asks until there is an answer, a refusal, or no time left. */
+  private async ask<T>(question: Question<T>, isBinary = false): Promise<T> {
+    const { path, body, form, repeatable, of = path } = question;
+    const { signal } = this.connection;
+    const { timeoutSeconds, outageSeconds } = this.limits(question);
+    const begin = performance.now();
+    let outageBegin: number | null = null;
+    let failures = 0;
+    for (let attempt = 0; ; attempt++) {
+      signal?.throwIfAborted();
+      // A server that is back under the same address may have begun to count its tickets anew: first, whether it knows us.
+      const mayBeAnother: boolean = outageBegin !== null && this.sessionId !== '';
+      const greeting: Exchange | null = mayBeAnother ? await this.beat() : null;
+      if (this.isForgotten) throw this.forgotten(of);
+      const outcome: Exchange =
+        greeting === null || greeting.kind === 'answer'
+          ? await this.request(path, typeof body === 'function' ? body() : body, isBinary)
+          : greeting;
+      if (outcome.kind === 'answer') return this.checked(outcome.body, form, of);
+      const now = performance.now();
+      const isOutage: boolean = outcome.kind !== 'status';
+      outageBegin = isOutage ? (outageBegin ?? now) : null;
+      failures = outcome.kind === 'status' && outcome.status === 500 ? failures + 1 : 0;
+      const next = nextAfter(outcome, repeatable);
+      const isLate = now - begin > 1000 * timeoutSeconds;
+      const isGone = outageBegin !== null && now - outageBegin > 1000 * outageSeconds;
+      if (next === 'give up' || isLate || isGone || failures >= MOST_FAILURES)
+        throw this.errorOf(outcome, of, { isLate, isGone, repeatable, timeoutSeconds, outageSeconds });
+      if (!(outcome.kind === 'status' && outcome.status === 408)) {
+        this.notice(`${this.root}: ${of}: ${outcome.detail}; trying again (said once)`, outcome.detail);
+        const wait = Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** Math.min(attempt, 10));
+        await delay(1000 * wait, undefined, { signal }).catch(() => signal?.throwIfAborted());
+      }
+    }
+  }
+
+  private limits({ outageSeconds: own }: Question<unknown>): {
+    timeoutSeconds: number;
+    outageSeconds: number;
+  } {
+    const { timeoutSeconds = 1800, outageSeconds = 60 } = this.connection;
+    if (this.isHurried) return { timeoutSeconds: 10, outageSeconds: 1 };
+    return { timeoutSeconds, outageSeconds: own ?? outageSeconds };
+  }
+
+  private request(path: string, body: unknown, isBinary: boolean): Promise<Exchange> {
+    const { apiKey, signal } = this.connection;
+    return exchange(`${this.root}/${API}/${path}`, {
+      ...{ body, signal, isBinary },
+      headers: apiKey === undefined ? {} : { 'x-api-key': apiKey },
+    });
+  }
+
+  private checked<T>(body: unknown, form: z.ZodType<T>, of: string): T {
+    const result = form.safeParse(body);
+    if (result.success) return result.data;
+    const { path, message } = result.error.issues[0];
+    const where = path.length === 0 ? '' : ` at ${path.join('.')}`;
+    throw new RemoteError(
+      `${this.root}: ${of}: not the answer of a Tinker server${where}: ${message}. Is base_url the address of one?`,
+    );
+  }
+
+  private forgotten(of: string): RemoteError {
+    return new RemoteError(
+      `${this.root}: ${of}: the server does not know this session any more: it was restarted, or gave it up, and the models ` +
+        'that it trained are gone. Go on from the last checkpoint (--resume).',
+      404,
+    );
+  }
+
+  private errorOf(
+    outcome: Exclude<Exchange, { kind: 'answer' }>,
+    of: string,
+    why: {
+      isLate: boolean;
+      isGone: boolean;
+      repeatable: boolean;
+      timeoutSeconds: number;
+      outageSeconds: number;
+    },
+  ): RemoteError {
+    const where = this.withoutKey(`${this.root}: ${of}: ${outcome.detail}`);
+    const status = outcome.kind === 'status' ? outcome.status : undefined;
+    if (why.isGone)
+      return new RemoteError(
+        `${where}; there was no connection for ${why.outageSeconds} s. Is the server running, and base_url its address?`,
+        status,
+      );
+    if (why.isLate)
+      return new RemoteError(
+        `${where}; there is no result after ${why.timeoutSeconds} s. A higher timeout_seconds waits longer.`,
+        status,
+      );
+    const isUncertain = outcome.kind === 'lost' || [408, 500, 502, 504].includes(status ?? 0);
+    if (isUncertain && !why.repeatable)
+      return new RemoteError(
+        `${where}; the server may have done it or not, so it is not sent again. Go on from the last checkpoint (--resume).`,
+        status,
+      );
+    return new RemoteError(where, status);
+  }
+
+  private notice(line: string, kind: string): void {
+    if (this.noticed.has(kind)) return;
+    this.noticed.add(kind);
+    const say = this.connection.onNotice ?? ((text: string) => void process.stderr.write(`${text}\n`));
+    say(this.withoutKey(line));
+  }
+
+  /** Some servers repeat the key that they were given. */
+  private withoutKey(text: string): string {
+    const { apiKey } = this.connection;
+    return apiKey === undefined ? text : text.replaceAll(apiKey, '[key]');
+  }
+}
