@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { LocalPolicy } from '../src/policy/local';
-import type { Completion, Prompt, RolloutGroup, SampleOptions } from '../src/policy/policy';
+import type { DrawnCompletion, Prompt, RolloutGroup, SampleOptions } from '../src/policy/policy';
 import { binding, tf } from '../src/runtime/tf';
 import { fullLogits, largestDifference } from './golden-model';
 import { disposeAll, keep, loadPolicy, modelDirectory, tokens } from './invariance-model';
@@ -18,14 +18,19 @@ const options: SampleOptions = { groupSize: 3, temperature: 1, maxNewTokens: 20,
 /** A third of the vocabulary ends a completion, so that most end early. */
 const manyStops = Array.from({ length: vocabSize }, (_, id) => id).filter((id) => id % 3 === 0);
 
-const idsOf = (groups: readonly RolloutGroup[]): number[][][] =>
+const idsOf = (groups: readonly RolloutGroup<DrawnCompletion>[]): number[][][] =>
   groups.map(({ completions }) => completions.map(({ tokenIds }) => tokenIds));
 
-const flat = (groups: readonly RolloutGroup[]): { prompt: Prompt; completion: Completion }[] =>
+const flat = (
+  groups: readonly RolloutGroup<DrawnCompletion>[],
+): { prompt: Prompt; completion: DrawnCompletion }[] =>
   groups.flatMap(({ prompt, completions }) => completions.map((completion) => ({ prompt, completion })));
 
 /** The log-probabilities of completions, recomputed without a cache and without a group. */
-function recompute(groups: readonly RolloutGroup[], temperature: number): Promise<Float32Array[]> {
+function recompute(
+  groups: readonly RolloutGroup<DrawnCompletion>[],
+  temperature: number,
+): Promise<Float32Array[]> {
   const sequences = flat(groups).map(({ prompt, completion }) => ({
     promptIds: prompt.tokenIds,
     completionIds: completion.tokenIds,
@@ -34,7 +39,7 @@ function recompute(groups: readonly RolloutGroup[], temperature: number): Promis
 }
 
 /** [T][V] logits that a completion's tokens were drawn from, by one pass over the whole sequence. */
-function drawLogits({ tokenIds }: Prompt, completion: Completion): Float32Array[] {
+function drawLogits({ tokenIds }: Prompt, completion: DrawnCompletion): Float32Array[] {
   const ids = [...tokenIds, ...completion.tokenIds];
   const logits = fullLogits(policy, [ids], [ids.map(() => 1)], [ids.map((_, i) => i)]);
   return completion.tokenIds.map((_, t) => {

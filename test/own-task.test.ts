@@ -52,7 +52,7 @@ const metricsOf = (output: string): StepRecord[] =>
 const adapterOf = (output: string): Buffer => readFileSync(path.join(output, 'adapter_model.safetensors'));
 
 async function run(config: string, hooks: RunHooks = {}): Promise<void> {
-  (await runExperiment(loadExperiment(config), hooks)).policy.dispose();
+  await (await runExperiment(loadExperiment(config), hooks)).policy.dispose();
 }
 
 const short = {

@@ -1,12 +1,12 @@
 /** A task small enough to enumerate: three prompts, four tokens, a reward with a known optimum, and a policy that remembers. */
 import type { GrpoLoss, Loss } from '../src/optim/losses';
 import type {
-  ForwardBackwardResult,
+  FullForwardBackwardResult,
   MicroBatch,
   OptimStepOptions,
   OptimStepResult,
 } from '../src/policy/policy';
-import type { Prompt, RolloutGroup, SampleOptions } from '../src/policy/policy';
+import type { DrawnCompletion, Prompt, RolloutGroup, SampleOptions } from '../src/policy/policy';
 import { TabularPolicy } from '../src/policy/tabular';
 import type { ScoreCompletions } from '../src/rewards/replies';
 import { Random } from '../src/runtime/random';
@@ -31,14 +31,25 @@ export const settings: GrpoSettings = {
 
 /** Remembers what the loop asked for, and the gradient that each update applied. */
 export class RecordingPolicy extends TabularPolicy {
-  readonly batches: { batch: MicroBatch; loss: Loss; temperature?: number; result: ForwardBackwardResult }[] =
-    [];
-  readonly sampled: { prompts: readonly Prompt[]; options: SampleOptions; groups: RolloutGroup[] }[] = [];
+  readonly batches: {
+    batch: MicroBatch;
+    loss: Loss;
+    temperature?: number;
+    result: FullForwardBackwardResult;
+  }[] = [];
+  readonly sampled: {
+    prompts: readonly Prompt[];
+    options: SampleOptions;
+    groups: RolloutGroup<DrawnCompletion>[];
+  }[] = [];
   readonly gradients: number[][] = [];
   readonly asked: { of?: string; temperature?: number }[] = [];
   states: [number[], number[]][] = [];
 
-  override async sample(asked: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]> {
+  override async sample(
+    asked: readonly Prompt[],
+    options: SampleOptions,
+  ): Promise<RolloutGroup<DrawnCompletion>[]> {
     const groups = await super.sample(asked, options);
     this.sampled.push({ prompts: asked, options, groups });
     return groups;
@@ -53,7 +64,7 @@ export class RecordingPolicy extends TabularPolicy {
     batch: MicroBatch,
     asked: Loss,
     options: { temperature?: number } = {},
-  ): Promise<ForwardBackwardResult> {
+  ): Promise<FullForwardBackwardResult> {
     const result = await super.forwardBackward(batch, asked, options);
     this.batches.push({ batch, loss: asked, temperature: options.temperature, result });
     return result;
