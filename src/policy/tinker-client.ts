@@ -65,6 +65,9 @@ const sessionAnswer = z.object({ session_id: z.string().min(1) });
 const ticketAnswer = z.object({ request_id: z.union([z.string().min(1), z.number()]) });
 const capabilities = z.object({ supported_models: z.array(z.object({ model_name: z.string() })) });
 
+/** What a server says of a session's models after a restart that kept its database. */
+const GONE = /\bmodel\b.* not (loaded|found)/i;
+
 /** What to do after an exchange that brought no answer. */
 type Next = 'again' | 'again, a few times' | 'give up';
 
@@ -248,10 +251,10 @@ export class TinkerClient {
     );
   }
 
-  private forgotten(of: string): RemoteError {
+  private forgotten(of: string, detail = ''): RemoteError {
     return new RemoteError(
-      `${this.root}: ${of}: the server does not know this session any more: it was restarted, or gave it up, and the models ` +
-        'that it trained are gone. Go on from the last checkpoint (--resume).',
+      `${this.root}: ${of}: ${detail}the server was restarted, or gave this session up, and the models that it trained are ` +
+        'gone. Go on from the last checkpoint (--resume).',
       404,
     );
   }
@@ -269,6 +272,7 @@ export class TinkerClient {
   ): RemoteError {
     const where = this.withoutKey(`${this.root}: ${of}: ${outcome.detail}`);
     const status = outcome.kind === 'status' ? outcome.status : undefined;
+    if (GONE.test(outcome.detail)) return this.forgotten(of, `${this.withoutKey(outcome.detail)}: `);
     if (why.isGone)
       return new RemoteError(
         `${where}; there was no connection for ${why.outageSeconds} s. Is the server running, and base_url its address?`,
