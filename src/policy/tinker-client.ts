@@ -53,13 +53,33 @@ interface Question<T> {
   /** What is waited for, in messages; default: the path. */
   of?: string;
   outageSeconds?: number;
+  signal?: AbortSignal;
+}
+
+interface RequestOptions {
+  path: string;
+  body?: unknown;
+  isBinary?: boolean;
+  signal?: AbortSignal;
+  silenceSeconds?: number;
+}
+
+/** How to wait for one operation. */
+export interface WaitOptions {
+  /** Ends the waiting; what the server has begun goes on there. */
+  signal?: AbortSignal;
 }
 
 const API = 'api/v1';
+const HEARTBEAT = 'session_heartbeat';
 const FIRST_WAIT_SECONDS = 0.05;
 const LONGEST_WAIT_SECONDS = 5;
 /** Plain 500s in a row after which a read is given up: they may be a moment's trouble of the server, or its last word. */
 const MOST_FAILURES = 4;
+/** Whoever waits longer is told for what. */
+const PATIENCE_SECONDS = 30;
+/** Of a request of a client in a hurry. */
+const HURRIED_SECONDS = 5;
 
 const sessionAnswer = z.object({ session_id: z.string().min(1) });
 const ticketAnswer = z.object({ request_id: z.union([z.string().min(1), z.number()]) });
@@ -67,6 +87,12 @@ const capabilities = z.object({ supported_models: z.array(z.object({ model_name:
 
 /** What a server says of a session's models after a restart that kept its database. */
 const GONE = /\bmodel\b.* not (loaded|found)/i;
+
+/** Answers of what stands before a server, such as a proxy: the server itself may be another one afterwards. */
+const BEFORE_A_SERVER = new Set([502, 503, 504]);
+
+/** Answers after which an operation may have been done: of trouble, and those that were to be an answer and were not. */
+const UNCERTAIN = new Set([200, 201, 202, 408, 500, 502, 504]);
 
 /** What to do after an exchange that brought no answer. */
 type Next = 'again' | 'again, a few times' | 'give up';
@@ -83,6 +109,11 @@ function nextAfter(outcome: Exchange, repeatable: boolean): Next {
   if (status === 425 || status === 429 || status === 503) return 'again';
   if (status === 408 || status === 502 || status === 504) return repeatable ? 'again' : 'give up';
   return status === 500 && repeatable ? 'again, a few times' : 'give up';
+}
+
+function anyOf(...signals: (AbortSignal | undefined)[]): AbortSignal | undefined {
+  const given = signals.filter((signal) => signal !== undefined);
+  return given.length > 1 ? AbortSignal.any(given) : given[0];
 }
 
 /** One session with a server. */
@@ -156,23 +187,36 @@ export class TinkerClient {
   async start<T, A = unknown>(
     { name, body, repeatable = false }: Operation<T>,
     answer?: z.ZodType<A>,
+    { signal }: WaitOptions = {},
   ): Promise<{ ticket: string; answer: A }> {
     const form = ticketAnswer.loose();
-    const taken = await this.ask({ path: name, body, form, repeatable });
+    const taken = await this.ask({ path: name, body, form, repeatable, signal });
     const checked = answer === undefined ? (taken as A) : this.checked(taken, answer, name);
     return { ticket: String(taken.request_id), answer: checked };
   }
 
-  /** Waits for the result of an operation that was started. */
-  async finish<T>({ name, result }: Operation<T>, ticket: string): Promise<T> {
+  /**
+   * Waits for the result of an operation that was started. A sign of life beside it tells that the server still knows us: one
+   * that was restarted may count its tickets anew, and give the result of somebody else.
+   */
+  async finish<T>({ name, result }: Operation<T>, ticket: string, { signal }: WaitOptions = {}): Promise<T> {
+    const line = `${this.root}: ${name}: no result for ${PATIENCE_SECONDS} s; still waiting (a server compiles each new shape once)`;
+    const impatience = setTimeout(() => this.notice(line, `patience ${name}`), 1000 * PATIENCE_SECONDS);
     const body = { request_id: ticket };
-    return this.ask({ path: 'retrieve_future', body, form: result, repeatable: true, of: name });
+    const question = { path: 'retrieve_future', body, form: result, repeatable: true, of: name, signal };
+    try {
+      const [found] = await Promise.all([this.ask(question), this.beat()]);
+      if (this.isForgotten) throw this.forgotten(name);
+      return found;
+    } finally {
+      clearTimeout(impatience);
+    }
   }
 
   /** Starts an operation and waits for its result. */
-  async run<T>(operation: Operation<T>): Promise<T> {
-    const { ticket } = await this.start(operation);
-    return this.finish(operation, ticket);
+  async run<T>(operation: Operation<T>, options: WaitOptions = {}): Promise<T> {
+    const { ticket } = await this.start(operation, undefined, options);
+    return this.finish(operation, ticket, options);
   }
 
   /** The bytes at a path below the protocol's, redirects within the same server followed. */
@@ -182,46 +226,53 @@ export class TinkerClient {
   }
 
   /** One that is missed does no harm: the next comes soon, and a session lasts for minutes. */
-  private async beat(): Promise<Exchange> {
-    const outcome = await this.request('session_heartbeat', { session_id: this.sessionId }, false);
-    if (outcome.kind === 'status' && outcome.status === 404) this.isForgotten = true;
-    return outcome;
+  private beat(): Promise<Exchange> {
+    return this.request({ path: HEARTBEAT, body: { session_id: this.sessionId } });
   }
 
   /** Asks until there is an answer, a refusal, or no time left. */
   private async ask<T>(question: Question<T>, isBinary = false): Promise<T> {
-    const { path, body, form, repeatable, of = path } = question;
-    const { signal } = this.connection;
+    const { form, repeatable, of = question.path } = question;
+    const signal = anyOf(this.connectionSignal, question.signal);
     const { timeoutSeconds, outageSeconds } = this.limits(question);
     const begin = performance.now();
     let outageBegin: number | null = null;
     let failures = 0;
+    let isBack = false;
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
-      // A server that is back under the same address may have begun to count its tickets anew: first, whether it knows us.
-      const mayBeAnother: boolean = outageBegin !== null && this.sessionId !== '';
-      const greeting: Exchange | null = mayBeAnother ? await this.beat() : null;
-      if (this.isForgotten) throw this.forgotten(of);
-      const outcome: Exchange =
-        greeting === null || greeting.kind === 'answer'
-          ? await this.request(path, typeof body === 'function' ? body() : body, isBinary)
-          : greeting;
+      const left = timeoutSeconds - (performance.now() - begin) / 1000;
+      const outcome = await this.attempt(question, { isBinary, signal, isBack, silenceSeconds: left });
       if (outcome.kind === 'answer') return this.checked(outcome.body, form, of);
       const now = performance.now();
-      const isOutage: boolean = outcome.kind !== 'status';
-      outageBegin = isOutage ? (outageBegin ?? now) : null;
+      outageBegin = outcome.kind === 'status' ? null : (outageBegin ?? now);
+      isBack = outcome.kind !== 'status' || BEFORE_A_SERVER.has(outcome.status);
       failures = outcome.kind === 'status' && outcome.status === 500 ? failures + 1 : 0;
       const next = nextAfter(outcome, repeatable);
       const isLate = now - begin > 1000 * timeoutSeconds;
       const isGone = outageBegin !== null && now - outageBegin > 1000 * outageSeconds;
       if (next === 'give up' || isLate || isGone || failures >= MOST_FAILURES)
         throw this.errorOf(outcome, of, { isLate, isGone, repeatable, timeoutSeconds, outageSeconds });
-      if (!(outcome.kind === 'status' && outcome.status === 408)) {
-        this.notice(`${this.root}: ${of}: ${outcome.detail}; trying again (said once)`, outcome.detail);
-        const wait = Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** Math.min(attempt, 10));
-        await delay(1000 * wait, undefined, { signal }).catch(() => signal?.throwIfAborted());
-      }
+      // 408 is how a server says that it is still at work.
+      const kind = outcome.kind === 'status' ? `status ${outcome.status}` : outcome.kind;
+      if (kind !== 'status 408')
+        this.notice(`${this.root}: ${of}: ${outcome.detail}; trying again (said once)`, kind);
+      const wait = Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** Math.min(attempt, 10));
+      await delay(1000 * wait, undefined, { signal }).catch(() => signal?.throwIfAborted());
     }
+  }
+
+  /** One request. After an outage, first a greeting: the server may be another one. */
+  private async attempt(
+    { path, body, of = path }: Question<unknown>,
+    { isBack, ...how }: Omit<RequestOptions, 'path' | 'body'> & { isBack: boolean },
+  ): Promise<Exchange> {
+    const greeting = isBack && this.sessionId !== '' ? await this.beat() : null;
+    if (this.isForgotten) throw this.forgotten(of);
+    if (greeting !== null && greeting.kind !== 'answer') return { kind: 'not sent', detail: greeting.detail };
+    const outcome = await this.request({ path, body: typeof body === 'function' ? body() : body, ...how });
+    if (this.isForgotten) throw this.forgotten(of);
+    return outcome;
   }
 
   private limits({ outageSeconds: own }: Question<unknown>): {
@@ -229,16 +280,25 @@ export class TinkerClient {
     outageSeconds: number;
   } {
     const { timeoutSeconds = 1800, outageSeconds = 60 } = this.connection;
-    if (this.isHurried) return { timeoutSeconds: 10, outageSeconds: 1 };
+    if (this.isHurried) return { timeoutSeconds: HURRIED_SECONDS, outageSeconds: 1 };
     return { timeoutSeconds, outageSeconds: own ?? outageSeconds };
   }
 
-  private request(path: string, body: unknown, isBinary: boolean): Promise<Exchange> {
-    const { apiKey, signal } = this.connection;
-    return exchange(`${this.root}/${API}/${path}`, {
-      ...{ body, signal, isBinary },
+  private async request({ path, body, isBinary, signal, silenceSeconds }: RequestOptions): Promise<Exchange> {
+    const { apiKey } = this.connection;
+    const outcome = await exchange(`${this.root}/${API}/${path}`, {
+      ...{ body, isBinary, redact: (text) => this.withoutKey(text) },
+      signal: anyOf(this.connectionSignal, signal),
+      silenceSeconds: this.isHurried ? HURRIED_SECONDS : silenceSeconds && Math.max(0.001, silenceSeconds),
       headers: apiKey === undefined ? {} : { 'x-api-key': apiKey },
     });
+    if (path === HEARTBEAT && outcome.kind === 'status' && outcome.status === 404) this.isForgotten = true;
+    return outcome;
+  }
+
+  /** Whoever aborts a run does not mean what frees its models. */
+  private get connectionSignal(): AbortSignal | undefined {
+    return this.isHurried ? undefined : this.connection.signal;
   }
 
   private checked<T>(body: unknown, form: z.ZodType<T>, of: string): T {
@@ -283,13 +343,14 @@ export class TinkerClient {
         `${where}; there is no result after ${why.timeoutSeconds} s. A higher timeout_seconds waits longer.`,
         status,
       );
-    const isUncertain = outcome.kind === 'lost' || [408, 500, 502, 504].includes(status ?? 0);
+    const isUncertain = outcome.kind === 'lost' || UNCERTAIN.has(status ?? 0);
     if (isUncertain && !why.repeatable)
       return new RemoteError(
         `${where}; the server may have done it or not, so it is not sent again. Go on from the last checkpoint (--resume).`,
         status,
       );
-    return new RemoteError(where, status);
+    const advice = status === 500 ? "; the server's log has the reason" : '';
+    return new RemoteError(`${where}${advice}`, status);
   }
 
   private notice(line: string, kind: string): void {

@@ -22,13 +22,16 @@ export interface ExchangeOptions {
   headers: Record<string, string>;
   /** The answer is bytes, not JSON. */
   isBinary?: boolean;
+  /** Longest silence; default 400, for a server holds a question for a result for 300 s. */
+  silenceSeconds?: number;
+  /** Takes out of a text what must not be shown. */
+  redact?: (text: string) => string;
   signal?: AbortSignal;
 }
 
 const MOST_REDIRECTS = 3;
 /** A connection that is not there by then does not come. */
 const CONNECT_SECONDS = 20;
-/** A server holds a question for a result for 300 s; after more silence the connection is a dead one. */
 const SILENCE_SECONDS = 400;
 
 function clip(text: string, length = 300): string {
@@ -66,7 +69,10 @@ class Broken extends Error {
   }
 }
 
-function send(url: URL, { body, headers, signal }: ExchangeOptions): Promise<Received> {
+function send(
+  url: URL,
+  { body, headers, signal, silenceSeconds = SILENCE_SECONDS }: ExchangeOptions,
+): Promise<Received> {
   return new Promise((resolve, reject) => {
     let wasConnected = false;
     const secure = url.protocol === 'https:';
@@ -93,8 +99,8 @@ function send(url: URL, { body, headers, signal }: ExchangeOptions): Promise<Rec
         socket.setKeepAlive(true, 30_000);
       }),
     );
-    request.setTimeout(1000 * SILENCE_SECONDS, () =>
-      request.destroy(new Error(`silence for ${SILENCE_SECONDS} s`)),
+    request.setTimeout(1000 * silenceSeconds, () =>
+      request.destroy(new Error(`silence for ${silenceSeconds.toPrecision(3)} s`)),
     );
     request.once('error', fail);
     request.once('close', () => clearTimeout(impatience));
@@ -126,18 +132,19 @@ async function sendFollowing(url: string, options: ExchangeOptions): Promise<Rec
 
 /** Sends a request and takes its answer. Only an abort throws: its reason. */
 export async function exchange(url: string, options: ExchangeOptions): Promise<Exchange> {
+  const { redact = (text: string) => text } = options;
   let received: Received;
   try {
     received = await sendFollowing(url, options);
   } catch (error) {
     options.signal?.throwIfAborted();
     if (!(error instanceof Broken)) throw error;
-    return { kind: error.wasConnected ? 'lost' : 'not sent', detail: clip(error.message) };
+    return { kind: error.wasConnected ? 'lost' : 'not sent', detail: clip(redact(error.message)) };
   }
   const { status, bytes } = received;
   const isFine = status >= 200 && status < 300;
   if (isFine && options.isBinary === true) return { kind: 'answer', body: bytes };
-  const text = bytes.toString();
+  const text = redact(bytes.toString());
   if (!isFine) return { kind: 'status', status, detail: `${status} ${detailOf(text)}`.trim() };
   try {
     return { kind: 'answer', body: JSON.parse(text) as unknown };

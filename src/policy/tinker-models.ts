@@ -39,6 +39,7 @@ export class TinkerModels {
   private readonly registry: ModelRegistry;
   private policyModel: Promise<string> | undefined;
   private referenceModel: Promise<string> | undefined;
+  private cleared: Promise<void> | undefined;
   private names = 0;
 
   constructor(
@@ -68,7 +69,6 @@ export class TinkerModels {
    * loading clears it (SkyRL tx 0.3.0). A step of rate 0 does; what it did to the moments is undone by loading them.
    */
   private async start(): Promise<string> {
-    await this.free(this.registry.left(this.client.address));
     const id = await this.create();
     const { checkpointDirectory: from } = this.options;
     const initial = from === undefined ? await this.save(id) : readTinkerState(from).path;
@@ -87,6 +87,7 @@ export class TinkerModels {
 
   private async create(): Promise<string> {
     const { baseModel, rank, seed } = this.options;
+    await (this.cleared ??= this.clear());
     const operation = tinker.createModel(this.client.session, baseModel, { rank, seed });
     const { ticket, answer } = await this.client.start(operation, modelAnswer);
     this.own.push(answer.model_id);
@@ -104,6 +105,11 @@ export class TinkerModels {
           'killed are free some minutes later';
       throw error;
     }
+  }
+
+  /** Frees what an earlier process has left. */
+  private async clear(): Promise<void> {
+    await this.free(this.registry.left(this.client.address));
   }
 
   /** @returns where adapter and moments lie on the server */
@@ -129,12 +135,14 @@ export class TinkerModels {
     this.client.hurry();
     // A model that is being made is to be freed as well.
     await Promise.allSettled([this.policyModel, this.referenceModel]);
-    await this.free(this.own.splice(0));
-    await this.registry.write(this.client.address, []).catch(() => undefined);
+    const left = await this.free(this.own.splice(0));
+    await this.registry.write(this.client.address, left).catch(() => undefined);
     this.client.close();
   }
 
-  private async free(models: readonly string[]): Promise<void> {
-    await Promise.allSettled(models.map((id) => this.client.run(tinker.unloadModel(id))));
+  /** @returns those that the server did not free, as far as is known */
+  private async free(models: readonly string[]): Promise<string[]> {
+    const outcomes = await Promise.allSettled(models.map((id) => this.client.run(tinker.unloadModel(id))));
+    return models.filter((_, i) => outcomes[i].status === 'rejected');
   }
 }

@@ -120,6 +120,7 @@ export class TinkerPolicy implements RunPolicy {
 
   async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]> {
     checkSampling(prompts, options);
+    this.checkTokens(prompts.map(({ tokenIds }) => ({ promptIds: tokenIds, completionIds: [] })));
     const sampler = await this.newestSampler();
     let [next, done] = [0, 0];
     const groups = new Array<RolloutGroup>(prompts.length);
@@ -130,7 +131,12 @@ export class TinkerPolicy implements RunPolicy {
         options.onProgress?.(++done / prompts.length);
       }
     };
-    await Promise.all(Array.from({ length: Math.min(CONCURRENCY, prompts.length) }, work));
+    try {
+      await Promise.all(Array.from({ length: Math.min(CONCURRENCY, prompts.length) }, work));
+    } finally {
+      // After a failure nothing more is begun.
+      next = prompts.length;
+    }
     return groups;
   }
 
@@ -157,7 +163,7 @@ export class TinkerPolicy implements RunPolicy {
       ...{ tokens: prompt.tokenIds, count: groupSize, seed: first, maxTokens: maxNewTokens },
       ...{ temperature, topP, topK, stop: stops, sampler, sequence: this.models.next() },
     });
-    const { sequences } = await this.client.run(request);
+    const { sequences } = await this.client.run(request, { signal: rest.signal });
     if (
       sequences.length !== groupSize ||
       sequences.some(({ tokens, logprobs: l }) => tokens.length !== l.length)
