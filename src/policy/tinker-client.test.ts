@@ -154,7 +154,7 @@ describe.each(names)('%s', (name) => {
     expect(sent()).toBe(1);
   });
 
-  // The answer leaves as much open as a lost one, but the error does not say so.
+  // It leaves as much open as a lost answer.
   it('tells after a text that is not JSON that it may have been done', async () => {
     const { client } = await openClient(shared);
     shared.fault = failOnce(name, { text: '<html>', isTaken: true });
@@ -202,7 +202,7 @@ describe('waiting for a result', () => {
     expect(notices).toHaveLength(1);
   });
 
-  // A notice is known by its whole text, in which a gateway may put the number of each request.
+  // A gateway may put the number of each request into its text.
   it('says once what happens three times, each time with another number in its text', async () => {
     const { client, notices } = await openClient(shared);
     let left = 3;
@@ -221,7 +221,7 @@ describe('waiting for a result', () => {
     expect(error.message).toMatch(/forward: .*no result after 0\.2 s.*timeout_seconds/);
   });
 
-  // The time is looked at between two answers alone, and a server may hold one for minutes.
+  // A server may hold a question for minutes.
   it('ends after that time although the server holds the question', async () => {
     const { client } = await openClient(shared, { timeoutSeconds: 0.2 });
     shared.fault = failOnce('retrieve_future', { delaySeconds: 30 });

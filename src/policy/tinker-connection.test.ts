@@ -270,7 +270,7 @@ describe('the key', () => {
     expect(error.message).toContain('[key]');
   });
 
-  // Texts are cut to 300 characters before the key is looked for.
+  // Long texts are cut, and half of a key would not be found.
   it('is not shown in part by a long text that repeats it', async () => {
     const server = await startServer();
     const { client } = await openClient(server);

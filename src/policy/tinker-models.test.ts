@@ -123,7 +123,6 @@ describe("the list of a run's models", () => {
     expect(existsSync(registryFile)).toBe(false);
   });
 
-  // Only the policy's own model frees them, and the list of those before is overwritten by then.
   it('frees those of a killed process also when the reference is asked for first', async () => {
     const server = await startServer({ maxAdapters: 3 });
     const registryFile = path.join(temporaryDirectory(), 'models.json');
@@ -154,7 +153,6 @@ describe("the list of a run's models", () => {
     expect(server.asked('unload_model')).toHaveLength(2);
   });
 
-  // It is removed whatever became of the models.
   it('still names those that could not be freed', async () => {
     const server = await startServer();
     const registryFile = path.join(temporaryDirectory(), 'models.json');

@@ -174,7 +174,7 @@ describe('sampling', () => {
     expect(error.message).toMatch(/prompt "none" has no tokens/);
   });
 
-  // The server's answer to it is a plain 500, which is asked for four times.
+  // A server's answer to it is a plain 500.
   it('refuses a prompt of tokens outside the vocabulary', async () => {
     const policy = await openPolicy(await startServer());
     const error = await failureOf(policy.sample([{ id: 'wild', tokenIds: [1, 640] }], options));
@@ -194,7 +194,6 @@ describe('sampling', () => {
     }
   });
 
-  // Those that work on other prompts go on after the first failure.
   it('sends nothing more once it has failed', async () => {
     const server = await startServer();
     const policy = await openPolicy(server);
