@@ -19,6 +19,10 @@ export interface Behaviour {
   /** The judge's text, sent inside a chat completion. */
   content?: string;
   finishReason?: string;
+  /** Thoughts that the server took out of the text. */
+  reasoning?: string;
+  /** What stands as `logprobs` beside the message where the request asks for it; see `logProbsOf`. */
+  logProbs?: unknown;
   /** The body as it is, instead. */
   body?: string;
   /** Answers only after this long. */
@@ -37,6 +41,7 @@ export interface ChatRequest {
     max_tokens: number;
     top_p?: number;
     seed?: number;
+    logprobs?: boolean;
   };
 }
 
@@ -53,20 +58,33 @@ async function readBody(request: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString();
 }
 
-function completion({ content = '', finishReason = 'stop' }: Behaviour): string {
-  const message = { role: 'assistant', content };
+/** Log-probabilities as a server gives them: of tokens by their texts. */
+export const logProbsOf = (...tokens: readonly [token: string, logProb: unknown][]): unknown => ({
+  content: tokens.map(([token, logprob]) => ({ token, logprob, bytes: null, top_logprobs: [] })),
+});
+
+function completion(
+  { content = '', finishReason = 'stop', reasoning, logProbs }: Behaviour,
+  { logprobs: isAsked = false }: ChatRequest['body'],
+): string {
+  const message = {
+    role: 'assistant',
+    content,
+    ...(reasoning !== undefined && { reasoning_content: reasoning }),
+  };
+  const logprobs = isAsked && logProbs !== undefined ? { logprobs: logProbs } : {};
   return JSON.stringify({
     ...{ id: 'c', object: 'chat.completion', created: 0, model: 'm' },
-    choices: [{ index: 0, message, finish_reason: finishReason }],
+    choices: [{ index: 0, message, finish_reason: finishReason, ...logprobs }],
   });
 }
 
-function answer(response: ServerResponse, behaviour: Behaviour): void {
+function answer(response: ServerResponse, behaviour: Behaviour, request: ChatRequest): void {
   if (behaviour.reset === 'at once') {
     response.destroy();
     return;
   }
-  const text = behaviour.body ?? completion(behaviour);
+  const text = behaviour.body ?? completion(behaviour, request.body);
   response.writeHead(behaviour.status ?? 200, { 'content-type': 'application/json', ...behaviour.headers });
   if (behaviour.reset === 'in the body') response.write(text.slice(0, 20), () => response.destroy());
   else response.end(text);
@@ -88,8 +106,8 @@ export async function startJudge(
     const body = JSON.parse(await readBody(incoming)) as ChatRequest['body'];
     const request = { url: incoming.url, headers: incoming.headers, body };
     const behaviour = script(request, judge.requests.push(request) - 1);
-    if (behaviour.delaySeconds === undefined) answer(response, behaviour);
-    else setTimeout(() => answer(response, behaviour), behaviour.delaySeconds * 1000).unref();
+    if (behaviour.delaySeconds === undefined) answer(response, behaviour, request);
+    else setTimeout(() => answer(response, behaviour, request), behaviour.delaySeconds * 1000).unref();
   };
   const server = createServer((incoming, response) => {
     serve(incoming, response).catch((error: unknown) => response.destroy(error as Error));

@@ -220,6 +220,9 @@ describe('grpolab evaluate on a served model', () => {
     expect(comparisons[0]).toMatchObject({ a: 'big', b: 'here' });
     // A server gives no log-probabilities of what people wrote.
     expect([models.big.perplexity.value, typeof models.here.perplexity.value]).toEqual([null, 'number']);
+    // Nor of what it wrote itself, unless it is asked.
+    const nats = [models.big, models.here].map((one) => one.reply_nats_per_token?.value);
+    expect(nats).toEqual([null, expect.any(Number)]);
     expect(readdirSync(path.join(output, 'replies')).sort()).toEqual([
       ...['big.jsonl', 'big.settings.json', 'here.jsonl', 'here.settings.json'],
     ]);

@@ -4,6 +4,7 @@ import { near, options as evaluation, repliesOf } from '../../test/evaluation-ta
 import { goldenPath } from '../../test/golden';
 import { fullLogits, nextLogProbs } from '../../test/golden-model';
 import { parseRecord } from '../data/records';
+import { readModelConfig } from '../model/config';
 import { loadTokenizer } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
 import { LocalPolicy } from '../policy/local';
@@ -138,10 +139,46 @@ describe('the likelihood of what people replied', () => {
         await policyAnswerer(policy, tokenizer, options).answer(tweets),
       ];
       for (const [t, one] of unasked.entries()) {
-        expect(Object.keys(one)).toEqual(['tweet_id', 'tweet', 'generations', 'greedy']);
+        expect(Object.keys(one)).toEqual(['tweet_id', 'tweet', 'generations', 'greedy', 'drawn']);
         expect({ ...asked[t], reference: undefined }).toEqual({ ...one, reference: undefined });
       }
     });
+  });
+});
+
+describe('the likelihood of what a model drew', () => {
+  it.each<[string, string | undefined, Partial<AnswerOptions>]>([
+    ['as it is', undefined, {}],
+    ['with an adapter', adapter, { maxNewTokens: 12 }],
+    ['at a temperature and from a nucleus', undefined, { temperature: 0.5, topP: 0.6, maxNewTokens: 7 }],
+  ])('is %s that at temperature 1 over all tokens, the end token included', async (_, directory, own) => {
+    // So many end tokens that some completions end with one.
+    const stopTokenIds = Array.from({ length: readModelConfig(model).vocabSize / 8 }, (_id, i) => 8 * i);
+    const policy = LocalPolicy.load({ modelDirectory: model, adapterDirectory: directory, stopTokenIds });
+    try {
+      const given = { ...options, generations: 4, ...own };
+      const answered = await policyAnswerer(policy, tokenizer, given).answer(tweets);
+      const { generations: groupSize, ...sampling } = given;
+      const prompts = tweets.map(({ tweet_id: id, tweet }) => ({
+        ...{ id, tokenIds: tokenizer.encode(promptText(tweet, [])) },
+      }));
+      const groups = await policy.sample(prompts, { ...sampling, groupSize, stream: 'evaluation' });
+      const reasons = groups.flatMap(({ completions }) => completions.map((one) => one.finishReason));
+      expect(new Set(reasons)).toEqual(new Set(['stop', 'length']));
+      for (const [t, { completions, prompt }] of groups.entries()) {
+        expect(answered[t].drawn).toHaveLength(4);
+        for (const [g, { tokenIds }] of completions.entries()) {
+          const ids = [...prompt.tokenIds, ...tokenIds];
+          const logits = fullLogits(policy, [ids], [ids.map(() => 1)], [ids.map((_id, i) => i)]);
+          const all = nextLogProbs(logits, policy.config.vocabSize, ids, 0);
+          const expected = all.slice(prompt.tokenIds.length - 1).reduce((a, b) => a + b, 0);
+          expect(answered[t].drawn?.[g]?.tokens).toBe(tokenIds.length);
+          expect(answered[t].drawn?.[g]?.log_prob).toBeCloseTo(expected, 3);
+        }
+      }
+    } finally {
+      policy.dispose();
+    }
   });
 });
 

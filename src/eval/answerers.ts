@@ -3,9 +3,11 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { completionExample, contentIds, replyTurns } from '../model/chat';
 import type { ChatMessage, Tokenizer } from '../model/tokenizer';
-import type { Policy, Prompt } from '../policy/policy';
+import type { Completion, Policy, Prompt } from '../policy/policy';
 import { ChatEndpoint } from '../rewards/chat-endpoint';
 import type { ChatEndpointOptions, Question } from '../rewards/chat-endpoint';
+import { drawnTextSchema } from '../rewards/chat-log-probs';
+import type { DrawnText, Likelihood } from '../rewards/chat-log-probs';
 import type { ChatEndpointConfig, ChatMessage as EndpointMessage } from '../rewards/chat-request';
 import { replyText } from '../rewards/replies';
 import { ConfigError } from '../runtime/errors';
@@ -73,8 +75,14 @@ async function referenceLikelihoods(
   });
 }
 
+/** Of a completion's tokens with its end token, at temperature 1 over the whole vocabulary. */
+function drawnLikelihood({ logProbs }: Completion): Likelihood {
+  const sum = logProbs.reduce((total, each) => total + each, 0);
+  return { log_prob: Math.min(0, sum), tokens: logProbs.length }; // that of a certain token may be rounded to above 0
+}
+
 /**
- * Samples from a policy, and decodes greedily. Draws depend on seed and tweet alone.
+ * Samples from a policy, and decodes greedily. Draws depend on seed and tweet alone; their log-probabilities, to rounding.
  * @param references  replies whose likelihood under the model is wanted, too
  */
 export function policyAnswerer(
@@ -98,6 +106,7 @@ export function policyAnswerer(
       ...{ tweet_id, tweet },
       generations: groups[i].completions.map((completion) => replyText(completion, tokenizer)),
       greedy: replyText(greedy[i].completions[0], tokenizer),
+      drawn: groups[i].completions.map(drawnLikelihood),
       ...(likelihoods[i] && { reference: likelihoods[i] }),
     }));
   };
@@ -114,17 +123,31 @@ function question(messages: readonly EndpointMessage[], seed?: number): Question
   };
 }
 
+/** The texts of answers, with their likelihoods where these are wanted. */
+async function drawAll(
+  endpoint: ChatEndpoint,
+  questions: readonly Question<string>[],
+  logProbs: boolean,
+): Promise<DrawnText[]> {
+  if (logProbs)
+    return endpoint.askAll(questions.map((one) => ({ ...one, answer: drawnTextSchema, form: 'drawn' })));
+  return (await endpoint.askAll(questions)).map((text) => ({ text, drawn: null }));
+}
+
 /**
  * Asks a server: for each sample with a seed of its own, drawn from the seed and the tweet, and once at temperature 0.
  * Answers are kept in the endpoint's cache. For a server that takes no seed (`send_seed: false`) the draws are its own.
+ *
+ * With `logProbs` it is asked for those of the samples. vLLM and llama.cpp give what `policyAnswerer` has, at temperature
+ * 1 over the whole vocabulary with the end token; some servers give them after temperature, or without that token.
  * @throws ConfigError  when the endpoint cannot be used
  */
 export function servedAnswerer(
   config: ChatEndpointConfig,
-  options: AnswerOptions,
+  options: AnswerOptions & { logProbs?: boolean },
   context: ChatEndpointOptions = {},
 ): Answerer {
-  const { generations, temperature, topP, maxNewTokens, seed, shots = [] } = options;
+  const { generations, temperature, topP, maxNewTokens, seed, shots = [], logProbs = false } = options;
   if (temperature > 2)
     throw new ConfigError(`temperature is ${temperature}; a server takes 0 to 2. Lower it.`);
   const common = { ...config, max_tokens: maxNewTokens };
@@ -136,15 +159,17 @@ export function servedAnswerer(
       const turns = fewShotTurns(shots, tweet) as EndpointMessage[];
       return Array.from({ length: generations }, () => question(turns, random.integer(2 ** 31)));
     });
-    const sampled = await sampler.askAll(questions);
+    const sampled = await drawAll(sampler, questions, logProbs);
     const likely = await greedy.askAll(
       tweets.map(({ tweet }) => question(fewShotTurns(shots, tweet) as EndpointMessage[])),
     );
-    return tweets.map(({ tweet_id, tweet }, t): TweetReplies => ({
-      ...{ tweet_id, tweet },
-      generations: sampled.slice(t * generations, (t + 1) * generations),
-      greedy: likely[t],
-    }));
+    return tweets.map(({ tweet_id, tweet }, t): TweetReplies => {
+      const own = sampled.slice(t * generations, (t + 1) * generations);
+      return {
+        ...{ tweet_id, tweet, generations: own.map(({ text }) => text), greedy: likely[t] },
+        ...(logProbs && { drawn: own.map(({ drawn }) => drawn) }),
+      };
+    });
   };
   // Enough for the requests that may be under way, and no more: what is answered is on file, and seen.
   return { chunk: Math.max(1, Math.ceil((4 * config.concurrency) / (generations + 1))), answer };

@@ -43,6 +43,8 @@ export interface ModelEvaluation {
   perplexity: SeededMetric;
   /** the tokens that it is of, in one run; models are compared by it where these are as many */
   reference_tokens: number;
+  /** of sampled replies under the model that drew them, per token of its own; not in files of earlier builds */
+  reply_nats_per_token?: SeededMetric;
   /** every k up to n */
   der_at_k: Record<string, SeededMetric>;
   collapse_point: SeededMetric;
@@ -90,6 +92,18 @@ function seeded(
   return { ...metric, seeds: { ...aggregateSeeds(values as number[]), values: values as number[] } };
 }
 
+/** -sum of log-probabilities / tokens over all tweets; null where there is no token. */
+function natsPerToken(likelihoods: RunScores['likelihoods']): TweetStatistic {
+  return (counts) => {
+    let [sum, tokens] = [0, 0];
+    for (const [t, known] of likelihoods.entries()) {
+      sum += counts[t] * (known?.log_prob ?? 0);
+      tokens += counts[t] * (known?.tokens ?? 0);
+    }
+    return tokens === 0 ? null : (0 - sum) / tokens;
+  };
+}
+
 const REASONS: Readonly<Record<string, string>> = {
   engagement: 'no learned reward was given',
   world_quality: 'the tweets are not of the embedded world, whose truth is known',
@@ -132,16 +146,19 @@ class Metrics {
     const reason =
       "the likelihood of each tweet's references under the model is not known, or there are none";
     const statistic = ({ likelihoods }: RunScores): TweetStatistic => {
+      const nats = natsPerToken(likelihoods);
       return (counts) => {
-        let [sum, tokens] = [0, 0];
-        for (const [t, known] of likelihoods.entries()) {
-          sum += counts[t] * (known?.log_prob ?? 0);
-          tokens += counts[t] * (known?.tokens ?? 0);
-        }
-        return tokens === 0 ? null : Math.exp(-sum / tokens);
+        const value = nats(counts);
+        return value === null ? null : Math.exp(value);
       };
     };
     return seeded(this.runs, statistic, this.resamples, reason);
+  }
+
+  /** -sum of log-probabilities / tokens over the sampled replies to all tweets. */
+  replyNatsPerToken(): SeededMetric {
+    const reason = 'the log-probabilities of the sampled replies are not known of every reply';
+    return seeded(this.runs, ({ drawn }) => natsPerToken(drawn), this.resamples, reason);
   }
 
   usq(selector: Selector, k: number): SeededMetric {
@@ -256,6 +273,7 @@ export function evaluateModel(
     rouge: byKey(['1', '2', 'L'], (kind) => metrics.value(`rouge/${kind}`)),
     perplexity: metrics.perplexity(),
     reference_tokens: runs[0].likelihoods.reduce((sum, known) => sum + (known?.tokens ?? 0), 0),
+    reply_nats_per_token: metrics.replyNatsPerToken(),
     usq_at_k: byKey(SELECTORS, (selector) =>
       byKey(k.map(String), (size) => metrics.usq(selector, Number(size))),
     ),

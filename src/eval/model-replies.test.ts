@@ -44,6 +44,42 @@ describe('reading replies', () => {
     );
   });
 
+  it('keeps the likelihood of each reply, and takes files without any', async () => {
+    const drawn = [{ log_prob: -1.5, tokens: 2 }, null];
+    const file = fileOf(
+      line('a', ['x', 'y'], { drawn }),
+      line('b', ['x']),
+      line('c', ['x'], { drawn: null }),
+      line('d', ['x'], { drawn: [{ log_prob: 0, tokens: 1 }] }),
+    );
+    const { tweets } = await readModelReplies('m', file);
+    expect(tweets.map((tweet) => tweet.drawn)).toEqual([
+      ...[drawn, undefined, undefined, [{ log_prob: 0, tokens: 1 }]],
+    ]);
+  });
+
+  it.each([
+    [
+      { log_prob: -1, tokens: 1 },
+      'drawn is {"log_prob":-1,"tokens":1}; expected log_prob and tokens of each',
+    ],
+    [[null, null], 'drawn is [null,null]; expected as many entries as there are generations'],
+    [[], 'drawn is []; expected as many entries as there are generations'],
+    [[-1.5], 'drawn.0 is -1.5; expected log_prob and tokens alone, or null'],
+    [[{ log_prob: 0.5, tokens: 1 }], 'drawn.0.log_prob is 0.5; expected a number <= 0'],
+    [[{ log_prob: -1, tokens: 0 }], 'drawn.0.tokens is 0; expected an integer >= 1'],
+    [[{ log_prob: -1, tokens: 1.5 }], 'drawn.0.tokens is 1.5; expected'],
+    [[{ log_prob: '-1', tokens: 1 }], 'drawn.0.log_prob is "-1"; expected'],
+    [[{ log_prob: -1 }], 'drawn.0.tokens is missing'],
+    [
+      [{ log_prob: -1, tokens: 1, n: 2 }],
+      'drawn.0 is {"log_prob":-1,"tokens":1,"n":2}; expected log_prob and',
+    ],
+  ])('refuses as the likelihoods of one reply %j', async (drawn, message) => {
+    const file = fileOf(line('a', ['x'], { drawn }));
+    await expect(readModelReplies('m', file)).rejects.toThrow(`${file}:1: ${message}`);
+  });
+
   it.each([
     ['no list', line('b', 'x'), 'generations is "x"; expected a list of replies'],
     ['an empty list', line('b', []), 'generations is []; expected at least one reply'],

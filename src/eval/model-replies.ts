@@ -4,6 +4,8 @@ import type { JsonlReader, ReadJsonlOptions } from '../data/jsonl';
 import { readJsonl } from '../data/jsonl';
 import { engagementOf, parserOf } from '../data/records';
 import type { TweetRecord } from '../data/records';
+import { likelihoodSchema } from '../rewards/chat-log-probs';
+import type { Likelihood } from '../rewards/chat-log-probs';
 import { DataError } from '../runtime/errors';
 
 /** A model's replies to one tweet. */
@@ -14,6 +16,8 @@ export interface TweetReplies {
   generations: string[];
   /** the most likely one, decoded greedily */
   greedy?: string;
+  /** of each of the generations the likelihood of its tokens under the model that drew them; null where it is not known */
+  drawn?: (Likelihood | null)[];
   /** summed log-probability (nats) under the model of what people replied, and the tokens of it; of which replies */
   reference?: { log_prob: number; tokens: number; replies_sha256?: string };
 }
@@ -34,21 +38,28 @@ const reply = z.union([text, z.object({ text }).transform((value) => value.text)
   error: 'a text, or an object with text',
 });
 
+const drawn = z.array(likelihoodSchema.nullable(), { error: 'log_prob and tokens of each reply, or null' });
+
 /** A line of a file of replies. @throws DataError naming the field, what came and what was expected */
 export const parseTweetReplies: (value: unknown) => TweetReplies = parserOf(
-  z.object({
-    tweet_id: id,
-    tweet: text,
-    generations: z.array(reply, { error: 'a list of replies' }).min(1, { error: 'at least one reply' }),
-    greedy: reply.nullish().transform((value) => value ?? undefined),
-    reference: z
-      .object(
-        { log_prob: z.number().max(0), tokens: z.int().min(1), replies_sha256: z.string().optional() },
-        { error: 'log_prob and tokens' },
-      )
-      .nullish()
-      .transform((value) => value ?? undefined),
-  }),
+  z
+    .object({
+      tweet_id: id,
+      tweet: text,
+      generations: z.array(reply, { error: 'a list of replies' }).min(1, { error: 'at least one reply' }),
+      greedy: reply.nullish().transform((value) => value ?? undefined),
+      drawn: drawn.nullish().transform((value) => value ?? undefined),
+      reference: z
+        .object(
+          { log_prob: z.number().max(0), tokens: z.int().min(1), replies_sha256: z.string().optional() },
+          { error: 'log_prob and tokens' },
+        )
+        .nullish()
+        .transform((value) => value ?? undefined),
+    })
+    .refine((line) => line.drawn === undefined || line.drawn.length === line.generations.length, {
+      ...{ path: ['drawn'], error: 'as many entries as there are generations' },
+    }),
 );
 
 export interface ReadRepliesOptions extends ReadJsonlOptions {

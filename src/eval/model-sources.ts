@@ -33,6 +33,7 @@ const servedSchema = chatEndpointSchema
   .omit({ temperature: true, top_p: true, max_tokens: true, seed: true })
   .extend({
     cache_directory: z.string().min(1).default('.cache/replies').describe('where answers are kept'),
+    log_probs: z.boolean().default(false).describe('ask for the log-probabilities of sampled replies'),
     shots: localSchema.shape.shots,
     seed,
   });
@@ -221,9 +222,13 @@ function prepareServed(
   const { answering, drawn, file, write, writing } = planOf(source, tweets, options);
   // Of the source without what is not the endpoint's; temperature, top-p, tokens and seed are the evaluation's.
   const config = z.object(chatEndpointSchema.shape).parse({ ...source, seed: null });
-  const answerer = servedAnswerer(config, answering, { signal: options.signal, onNotice: options.onNotice });
+  const { log_probs: logProbs } = source;
+  const context = { signal: options.signal, onNotice: options.onNotice };
+  const answerer = servedAnswerer(config, { ...answering, logProbs }, context);
   const { base_url, model, send_seed, send_top_p, extra_body } = config;
-  const own = { ...writing, settings: { ...drawn, base_url, model, send_seed, send_top_p, extra_body } };
+  const settings = { ...drawn, base_url, model, send_seed, send_top_p, extra_body };
+  // Replies that were written before there was this setting are gone on with where it is off.
+  const own = { ...writing, settings: { ...settings, ...(logProbs && { log_probs: logProbs }) } };
   requireWritable(file, tweets, own);
   return { open: () => write(answerer, own) };
 }

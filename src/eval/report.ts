@@ -20,6 +20,10 @@ type Pick = (model: ModelEvaluation) => SeededMetric;
 
 type Definition = [string, Better, Pick, Comparison['metric'] | null];
 
+/** Of an evaluation that an earlier build made. */
+const ABSENT: SeededMetric = { value: null, reason: 'not measured when the evaluation was made' };
+const replyNats: Pick = ({ reply_nats_per_token: metric }) => metric ?? ABSENT;
+
 /** Metrics of the main table with the comparison that decides whether a winner is clear. */
 function definitions({ settings: { k, other_quality: others }, models }: Evaluation): Definition[] {
   const known = Object.values(models).filter(({ perplexity }) => perplexity.value !== null);
@@ -58,6 +62,7 @@ function definitions({ settings: { k, other_quality: others }, models }: Evaluat
     ['ROUGE-2', 'higher', (model) => model.rouge[2], null],
     ['ROUGE-L', 'higher', (model) => model.rouge.L, 'rouge_L'],
     ['Perplexity of references', isOneTokenizer ? 'lower' : null, (model) => model.perplexity, null],
+    ['Nats per token of replies', null, replyNats, null],
     [`USQ@${most}, reward selects`, 'higher', (model) => model.usq_at_k.reward[String(most)], null],
     [`USQ@${most}, longest`, 'higher', (model) => model.usq_at_k.longest[String(most)], null],
     [`DER@${most}`, 'higher', (model) => model.der_at_k[String(most)], null],
@@ -159,11 +164,17 @@ export function reasonsOf(rows: readonly MetricRow[]): string[] {
 export function legend({ settings, models, degraded }: Evaluation): string[] {
   const [first] = Object.values(models);
   const seeds = Math.max(...Object.values(models).map((model) => model.seeds.length));
+  const hasNats = Object.values(models).some((model) => replyNats(model).value !== null);
   return [
     `${first.n_tweets} tweets. In brackets: bootstrap ${100 * settings.level} % interval over tweets (${settings.resamples.toLocaleString('en-US')} resamples, percentile method; distinct-n and entropy: jackknife).${seeds > 1 ? ` After ±: standard deviation over ${seeds} seeds; values are means over seeds.` : ''}`,
     `A reply passes when it has ${settings.quality}.${settings.other_quality.map((check, i) => ` Check ${i + 2}: ${check}.`).join('')} DER and the collapse point are of the mean curve of Pass@k; "> n" is one that n replies do not reach.`,
     `Reward: ${settings.reward}.${settings.learned === null ? '' : ` Engagement: ${settings.learned}.`}`,
     "Self-BLEU, semantic diversity and distinct-2 of a tweet are of its replies that have words. Perplexity is per token of a model's own tokenizer, behind its own prompt.",
+    ...(hasNats
+      ? [
+          'Nats per token of replies: how unlikely a model finds its own samples, before temperature and top-p; of a served model what the server reports.',
+        ]
+      : []),
     `Winner: the best value; ** marks one that differs from every other model by the paired t-test over tweets with p < 0.05 and |d| >= 0.3 (${settings.correction}).`,
     ...degraded.map((line) => `Note: ${line}.`),
   ];

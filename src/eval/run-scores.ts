@@ -9,6 +9,7 @@ import { SELECTORS, selectorScores, usqAtK } from '../metrics/usq';
 import type { Selector } from '../metrics/usq';
 import { countCorpus } from '../metrics/vocabulary';
 import type { CorpusCounts } from '../metrics/vocabulary';
+import type { Likelihood } from '../rewards/chat-log-probs';
 import type { Embedder } from '../rewards/embeddings';
 import type { Reward, RewardResult } from '../rewards/reward';
 import { NumericError } from '../runtime/errors';
@@ -45,7 +46,9 @@ export interface RunScores {
   /** sampled replies a tweet */
   counts: number[];
   /** summed log-probability and tokens of what people replied, a pair a tweet; null where unknown */
-  likelihoods: ({ log_prob: number; tokens: number } | null)[];
+  likelihoods: (Likelihood | null)[];
+  /** the same of the sampled replies, under the model that drew them */
+  drawn: (Likelihood | null)[];
   /** by measure: `reward`, `component/NAME`, `engagement`, `world_quality`, `self_bleu`, `rouge/L`, ... */
   values: Record<string, PerTweet>;
   /** Pass@1..Pass@n by the first check, a row a tweet */
@@ -134,6 +137,16 @@ function likelihoodsOf(
   return tweets.map(({ reference }, t) => (isComplete && asked[t].length > 0 ? (reference ?? null) : null));
 }
 
+/** Of all replies to each tweet; null for all where that of one reply is not known. */
+function drawnOf(tweets: readonly TweetReplies[]): RunScores['drawn'] {
+  const known = tweets.map(({ drawn = [] }) => drawn.flatMap((one) => one ?? []));
+  if (known.some((own, t) => own.length < tweets[t].generations.length)) return tweets.map(() => null);
+  return known.map((own) => ({
+    log_prob: own.reduce((sum, { log_prob }) => sum + log_prob, 0),
+    tokens: own.reduce((sum, { tokens }) => sum + tokens, 0),
+  }));
+}
+
 /** Sampled replies and the greedy one, in a row. */
 const allReplies = ({ generations, greedy }: TweetReplies): string[] =>
   greedy === undefined ? generations : [...generations, greedy];
@@ -199,6 +212,7 @@ export async function scoreRun(model: ModelReplies, scorers: Scorers): Promise<R
     counts: tweets.map(({ generations }) => generations.length),
     values: Object.fromEntries(Object.keys(rows[0]).map((name) => [name, rows.map((row) => row[name])])),
     likelihoods: likelihoodsOf(tweets, references),
+    drawn: drawnOf(tweets),
     curves: curvesOf(first),
     otherCurves: Object.fromEntries(others.map((check) => [check.name, curvesOf(check)])),
     usq: Object.fromEntries(SELECTORS.map((selector) => [selector, usqOf(selector)])) as RunScores['usq'],

@@ -339,7 +339,7 @@ describe('a served model of a YAML file', () => {
           concurrency: 4,
           cache_directory: '.cache/replies',
           shots: 0,
-          ...{ send_seed: true, send_top_p: true, extra_body: {} },
+          ...{ send_seed: true, send_top_p: true, extra_body: {}, log_probs: false },
         },
       },
     ]);

@@ -38,7 +38,10 @@ const full = (name: string, seed?: number): ModelReplies => {
   });
   return {
     ...model,
-    tweets: model.tweets.map((tweet) => ({ ...tweet, reference: reference(tweet.tweet_id) })),
+    tweets: model.tweets.map((tweet) => ({
+      ...{ ...tweet, reference: reference(tweet.tweet_id) },
+      drawn: tweet.generations.map((reply) => ({ log_prob: -reply.length / 4, tokens: 5 })),
+    })),
   };
 };
 
@@ -81,6 +84,7 @@ const PLACES = [
     'der_at_k.3',
     'collapse_point',
     'perplexity',
+    'reply_nats_per_token',
   ],
   ...['engagement_correlation.spearman', 'engagement_correlation.pearson', 'characters'],
 ];
@@ -150,6 +154,7 @@ describe('the JSON of an evaluation', () => {
       [
         ...['engagement', 'world_quality', 'greedy.reward', 'greedy.world_quality', 'self_bleu', 'rouge.1'],
         ...['semantic_diversity', 'rouge.2', 'rouge.L', 'der_at_k.1', 'collapse_point', 'perplexity'],
+        'reply_nats_per_token',
         ...['engagement_correlation.spearman', 'engagement_correlation.pearson'],
       ].sort(),
     );

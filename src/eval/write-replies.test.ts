@@ -32,8 +32,8 @@ function talking(afterCall: (calls: readonly Call[]) => void = () => {}): { poli
   };
   const complete = (text: string): Completion => {
     const tokenIds = [...tokenizer.encode(`  ${text}\n`), tokenizer.eosTokenId];
-    const none = new Float32Array(tokenIds.length);
-    return { tokenIds, logProbs: none, finishReason: 'stop' };
+    const logProbs = new Float32Array(tokenIds.length).fill(-0.25);
+    return { tokenIds, logProbs, finishReason: 'stop' };
   };
   const sample: Policy['sample'] = (prompts, options) => {
     calls.push({ prompts, options });
@@ -87,11 +87,15 @@ describe('writing replies', () => {
   it('writes a line a tweet in their order: n trimmed samples and a greedy reply', async () => {
     const file = place();
     const returned = await write(talking().policy, tweets, file, few);
-    const expected = tweets.map(({ tweet_id, tweet }) => ({
-      ...{ tweet_id, tweet },
-      generations: [`${tweet_id}, draw 0 of seed 3`, `${tweet_id}, draw 1 of seed 3`],
-      greedy: `${tweet_id}, greedy`,
-    }));
+    const drawn = (text: string) => {
+      const tokens = tokenizer.encode(`  ${text}\n`).length + 1;
+      return { log_prob: -0.25 * tokens, tokens };
+    };
+    const expected = tweets.map(({ tweet_id, tweet }) => {
+      const generations = [`${tweet_id}, draw 0 of seed 3`, `${tweet_id}, draw 1 of seed 3`];
+      const greedy = `${tweet_id}, greedy`;
+      return { ...{ tweet_id, tweet }, generations, greedy, drawn: generations.map(drawn) };
+    });
     expect(returned).toEqual(expected);
     expect(parseLines<TweetReplies>(readFileSync(file, 'utf8'))).toEqual(expected);
   });

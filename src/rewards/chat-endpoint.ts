@@ -11,6 +11,7 @@ import { z } from 'zod';
 import { ConfigError, DataError } from '../runtime/errors';
 import { atomicWriteFile, ensureDirectory, errorCode, readFailure, strictJson } from '../runtime/files';
 import { Random } from '../runtime/random';
+import { lacksLikelihood, parseDrawn } from './chat-log-probs';
 import { completionContent, connect, malformed, parseAnswer, parseText, readKey } from './chat-request';
 import { JudgeError } from './judge-error';
 import type { ChatEndpointConfig, ChatMessage, Failure, Post } from './chat-request';
@@ -28,8 +29,11 @@ export interface Question<T> {
   answer: z.ZodType<T>;
   /** A user message added when an answer had the wrong form, so that a deterministic model does not repeat it. */
   reminder: string;
-  /** `json`: one object, the default. `text`: all of the answer, which may have been cut off at max_tokens. */
-  form?: 'json' | 'text';
+  /**
+   * `json`: one object, the default. `text`: all of the answer, which may have been cut off at max_tokens. `drawn`: such
+   * a text with its log-probability, for which the endpoint is asked, too: `answer` is of `{ text, drawn }`.
+   */
+  form?: 'json' | 'text' | 'drawn';
   /** Sent instead of the configuration's: several draws of one question. */
   seed?: number;
 }
@@ -134,11 +138,12 @@ export class ChatEndpoint {
   }
 
   /** SHA-256 of all that an answer depends on. The address belongs to it: two servers may use one model name. */
-  private idOf({ prompt, messages, seed = this.config.seed ?? undefined }: Question<unknown>): string {
+  private idOf({ prompt, messages, form, seed = this.config.seed ?? undefined }: Question<unknown>): string {
     const { base_url, model, temperature, top_p, max_tokens } = this.config;
     const extra = Object.keys(this.config.extra_body).length === 0 ? [] : [this.config.extra_body];
     const sampling = [temperature, max_tokens, seed ?? null, ...(top_p === null ? [] : [top_p]), ...extra];
-    const parts = [base_url.replace(/\/+$/, ''), model, prompt, messages, ...sampling];
+    const drawn = form === 'drawn' ? ['logprobs'] : [];
+    const parts = [base_url.replace(/\/+$/, ''), model, prompt, messages, ...sampling, ...drawn];
     return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
   }
 
@@ -149,7 +154,15 @@ export class ChatEndpoint {
 
   private async answer<T>(question: Question<T>, id: string): Promise<T> {
     const kept = await this.recall(question, id);
-    if (kept !== undefined) return kept.value;
+    const value = kept === undefined ? await this.askAndKeep(question, id) : kept.value;
+    if (question.form === 'drawn' && lacksLikelihood(value))
+      this.notice(
+        `${this.config.base_url}: an answer without log-probabilities of its tokens: the server gives none, or what it gives is of a longer text, such as thoughts; kept so in ${this.config.cache_directory} (said once)`,
+      );
+    return value;
+  }
+
+  private async askAndKeep<T>(question: Question<T>, id: string): Promise<T> {
     const value = await this.gate.run(() => this.askUntilAnswered(question, id));
     const file = this.fileOf(id);
     await ensureDirectory(dirname(file));
@@ -195,15 +208,18 @@ export class ChatEndpoint {
     messages: readonly ChatMessage[],
   ): Promise<{ value: T } | Failure> {
     const post = await (this.post ??= connect(this.config, this.key, this.options));
-    const response = await post(messages, question.seed ?? this.config.seed);
+    const isDrawn = question.form === 'drawn';
+    const response = await post(messages, question.seed ?? this.config.seed, isDrawn);
     if (!('body' in response)) return response;
-    const isText = question.form === 'text';
+    const isText = isDrawn || question.form === 'text';
     const completion = completionContent(response.body, isText);
     if (!('content' in completion)) return completion;
     // What the server wrote is kept and shown as it is: no key may be in it.
     if (isText && this.key !== undefined && completion.content.includes(this.key))
       return { kind: 'an answer that repeats the key', remedy: 'Use a server that keeps it to itself' };
-    const answer = (isText ? parseText : parseAnswer)(completion.content, question.answer);
+    const answer = isDrawn
+      ? parseDrawn(response.body, completion.content, question.answer)
+      : (isText ? parseText : parseAnswer)(completion.content, question.answer);
     return 'value' in answer ? answer : malformed(answer.problem);
   }
 

@@ -179,10 +179,11 @@ export function parseText<T>(content: string, schema: z.ZodType<T>): { value: T 
   return result.success ? { value: result.data } : { problem: result.error.issues[0].message };
 }
 
-/** Sends messages, with a seed or none; what comes back is unchecked. */
+/** Sends messages, with a seed or none; asks for log-probabilities or not. What comes back is unchecked. */
 export type Post = (
   messages: readonly ChatMessage[],
   seed: number | null,
+  logProbs?: boolean,
 ) => Promise<{ body: unknown } | Failure>;
 
 const completionSchema = z.object({
@@ -221,16 +222,19 @@ function connectionProblem(error: unknown): string {
 }
 
 /** What to do about a status that asking again does not change. */
-function remedyOf(status: number, { api_key_env, model }: ChatEndpointConfig): string {
+function remedyOf(status: number, { api_key_env, model }: ChatEndpointConfig, logProbs: boolean): string {
+  const without = logProbs
+    ? '. Where it gives no log-probabilities, log_probs: false does not ask for them'
+    : '';
   if (status === 401 || status === 403) {
     return api_key_env === 'none'
       ? 'The endpoint wants a key: name its environment variable by api_key_env'
-      : `Check the key in the environment variable ${api_key_env}, and what it may do`;
+      : `Check the key in the environment variable ${api_key_env}, and what it may do${without}`;
   }
   if (status >= 300 && status < 400)
     return 'It leads on to another address, which is not followed: give that one as base_url if you trust it';
   if (status === 404) return `Check base_url, which often ends in /v1, and the model's name "${model}"`;
-  return 'Check base_url, model, temperature, top_p, max_tokens and seed (send_seed: false, send_top_p: false leave them out) against what the endpoint takes';
+  return `Check base_url, model, temperature, top_p, max_tokens and seed (send_seed: false, send_top_p: false leave them out) against what the endpoint takes${without}`;
 }
 
 /** Whether a later request may succeed where one got this status. */
@@ -259,7 +263,7 @@ export async function connect(
   });
   const { model, temperature, max_tokens, extra_body } = config;
   const topP = config.send_top_p ? (config.top_p ?? undefined) : undefined;
-  const failureOf = (error: unknown): Failure => {
+  const failureOf = (error: unknown, logProbs: boolean): Failure => {
     if (error instanceof APIConnectionTimeoutError)
       return { kind: `no answer within ${config.timeout_seconds} s` };
     if (error instanceof SyntaxError) return malformed('a body that is not JSON');
@@ -270,20 +274,19 @@ export async function connect(
     return {
       kind: `status ${status}`,
       detail: /^\s*</.test(text) ? 'a web page' : text,
-      remedy: isTransient(status) ? undefined : remedyOf(status, config),
+      remedy: isTransient(status) ? undefined : remedyOf(status, config, logProbs),
       retryAfterSeconds: retryAfterSeconds((error.headers as Headers | undefined)?.get('retry-after'), now()),
     };
   };
-  return async (messages, seed) => {
+  return async (messages, seed, logProbs = false) => {
     try {
       const sent = config.send_seed ? (seed ?? undefined) : undefined;
       const settings = { ...extra_body, model, temperature, top_p: topP, max_tokens, seed: sent };
-      return {
-        body: await client.chat.completions.create({ ...settings, messages: [...messages] }, { signal }),
-      };
+      const asked = { ...settings, ...(logProbs && { logprobs: true }), messages: [...messages] };
+      return { body: await client.chat.completions.create(asked, { signal }) };
     } catch (error) {
       signal?.throwIfAborted();
-      return failureOf(error);
+      return failureOf(error, logProbs);
     }
   };
 }
