@@ -13,6 +13,7 @@ export * from './learned-targets';
 export * from './learned-training';
 export * from './composite';
 export * from './chat-endpoint';
+export * from './chat-log-probs';
 export * from './chat-request';
 export * from './judge';
 export * from './judge-error';
