@@ -130,6 +130,17 @@ describe('a run on a server', () => {
     expect(server.applied('unload_model')).toHaveLength(server.applied('create_model').length);
   });
 
+  it('is polychromic as well, at temperature 1', async () => {
+    const [server, root] = [await startServer(), temporaryDirectory()];
+    const settings = { temperature: 1, every: 2, max_new_tokens: 6 };
+    const own = { method: 'polychromic', policy: tinker(server), polychromic: settings };
+    const rows = await run(experiment(root, 'polychromic', own));
+    expect(rows.map((row) => 'train/diversity' in row)).toEqual([false, true, false, true, false, true]);
+    expect(() => parseExperiment({ ...own, data: { train: 'x' }, polychromic: {} })).toThrow(
+      /polychromic\.temperature: is 0\.9, .* set it to 1/,
+    );
+  });
+
   it('measures steps before a long run, and leaves nothing on the server', async () => {
     const [server, root] = [await startServer(), temporaryDirectory()];
     const file = experiment(root, 'dry', { ...grpo, policy: tinker(server) });

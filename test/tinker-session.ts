@@ -1,6 +1,6 @@
 /** What the tests of the Tinker client share: servers and clients that end with the test, and faults that happen once. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { onTestFinished } from 'vitest';
+import { expect, onTestFinished } from 'vitest';
 import { readModelConfig } from '../src/model/config';
 import { LocalPolicy } from '../src/policy/local';
 import type { MicroBatch, OptimStepResult, Policy } from '../src/policy/policy';
@@ -118,4 +118,9 @@ export async function within<T>(seconds: number, promise: Promise<T>): Promise<T
   } finally {
     controller.abort();
   }
+}
+
+/** Waits until a value is what is expected. */
+export async function eventually<T>(read: () => T, expected: T): Promise<void> {
+  await expect.poll(read, { timeout: 20_000 }).toEqual(expected);
 }

@@ -61,7 +61,7 @@ interface RequestOptions {
   body?: unknown;
   isBinary?: boolean;
   signal?: AbortSignal;
-  silenceSeconds?: number;
+  silenceSeconds: number;
 }
 
 /** How to wait for one operation. */
@@ -78,6 +78,11 @@ const LONGEST_WAIT_SECONDS = 5;
 const MOST_FAILURES = 4;
 /** Whoever waits longer is told for what. */
 const PATIENCE_SECONDS = 30;
+/** Longest silence of a server that is asked for a result, which it holds for 300 s at most. */
+const SILENCE_SECONDS = 400;
+/** Of one that is given a sign of life, and of one that is to confirm that it knows us. */
+const HEARTBEAT_SECONDS = 15;
+const GREETING_SECONDS = 2;
 /** Of a request of a client in a hurry. */
 const HURRIED_SECONDS = 5;
 
@@ -85,8 +90,8 @@ const sessionAnswer = z.object({ session_id: z.string().min(1) });
 const ticketAnswer = z.object({ request_id: z.union([z.string().min(1), z.number()]) });
 const capabilities = z.object({ supported_models: z.array(z.object({ model_name: z.string() })) });
 
-/** What a server says of a session's models after a restart that kept its database. */
-const GONE = /\bmodel\b.* not (loaded|found)/i;
+/** What a server says of models and tickets that it had before a restart. */
+const GONE = /\b(model|future)\b.* not (loaded|found)/i;
 
 /** Answers of what stands before a server, such as a proxy: the server itself may be another one afterwards. */
 const BEFORE_A_SERVER = new Set([502, 503, 504]);
@@ -196,7 +201,7 @@ export class TinkerClient {
   }
 
   /**
-   * Waits for the result of an operation that was started. A sign of life beside it tells that the server still knows us: one
+   * Waits for the result of an operation that was started. A sign of life after it tells that the server still knows us: one
    * that was restarted may count its tickets anew, and give the result of somebody else.
    */
   async finish<T>({ name, result }: Operation<T>, ticket: string, { signal }: WaitOptions = {}): Promise<T> {
@@ -205,7 +210,8 @@ export class TinkerClient {
     const body = { request_id: ticket };
     const question = { path: 'retrieve_future', body, form: result, repeatable: true, of: name, signal };
     try {
-      const [found] = await Promise.all([this.ask(question), this.beat()]);
+      const found = await this.ask(question);
+      await this.beat(GREETING_SECONDS);
       if (this.isForgotten) throw this.forgotten(name);
       return found;
     } finally {
@@ -226,8 +232,8 @@ export class TinkerClient {
   }
 
   /** One that is missed does no harm: the next comes soon, and a session lasts for minutes. */
-  private beat(): Promise<Exchange> {
-    return this.request({ path: HEARTBEAT, body: { session_id: this.sessionId } });
+  private beat(silenceSeconds = HEARTBEAT_SECONDS): Promise<Exchange> {
+    return this.request({ path: HEARTBEAT, body: { session_id: this.sessionId }, silenceSeconds });
   }
 
   /** Asks until there is an answer, a refusal, or no time left. */
@@ -241,8 +247,9 @@ export class TinkerClient {
     let isBack = false;
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
-      const left = timeoutSeconds - (performance.now() - begin) / 1000;
-      const outcome = await this.attempt(question, { isBinary, signal, isBack, silenceSeconds: left });
+      const left = Math.max(0.001, timeoutSeconds - (performance.now() - begin) / 1000);
+      const silenceSeconds = Math.min(SILENCE_SECONDS, left);
+      const outcome = await this.attempt(question, { isBinary, signal, isBack, silenceSeconds });
       if (outcome.kind === 'answer') return this.checked(outcome.body, form, of);
       const now = performance.now();
       outageBegin = outcome.kind === 'status' ? null : (outageBegin ?? now);
@@ -289,7 +296,7 @@ export class TinkerClient {
     const outcome = await exchange(`${this.root}/${API}/${path}`, {
       ...{ body, isBinary, redact: (text) => this.withoutKey(text) },
       signal: anyOf(this.connectionSignal, signal),
-      silenceSeconds: this.isHurried ? HURRIED_SECONDS : silenceSeconds && Math.max(0.001, silenceSeconds),
+      silenceSeconds: this.isHurried ? HURRIED_SECONDS : silenceSeconds,
       headers: apiKey === undefined ? {} : { 'x-api-key': apiKey },
     });
     if (path === HEARTBEAT && outcome.kind === 'status' && outcome.status === 404) this.isForgotten = true;
@@ -330,9 +337,15 @@ export class TinkerClient {
       outageSeconds: number;
     },
   ): RemoteError {
-    const where = this.withoutKey(`${this.root}: ${of}: ${outcome.detail}`);
+    const where = `${this.root}: ${of}: ${outcome.detail}`;
     const status = outcome.kind === 'status' ? outcome.status : undefined;
-    if (GONE.test(outcome.detail)) return this.forgotten(of, `${this.withoutKey(outcome.detail)}: `);
+    if (GONE.test(outcome.detail)) return this.forgotten(of, `${outcome.detail}: `);
+    const isUncertain = outcome.kind === 'lost' || UNCERTAIN.has(status ?? 0);
+    if (isUncertain && !why.repeatable)
+      return new RemoteError(
+        `${where}; the server may have done it or not, so it is not sent again. Go on from the last checkpoint (--resume).`,
+        status,
+      );
     if (why.isGone)
       return new RemoteError(
         `${where}; there was no connection for ${why.outageSeconds} s. Is the server running, and base_url its address?`,
@@ -343,12 +356,6 @@ export class TinkerClient {
         `${where}; there is no result after ${why.timeoutSeconds} s. A higher timeout_seconds waits longer.`,
         status,
       );
-    const isUncertain = outcome.kind === 'lost' || UNCERTAIN.has(status ?? 0);
-    if (isUncertain && !why.repeatable)
-      return new RemoteError(
-        `${where}; the server may have done it or not, so it is not sent again. Go on from the last checkpoint (--resume).`,
-        status,
-      );
     const advice = status === 500 ? "; the server's log has the reason" : '';
     return new RemoteError(`${where}${advice}`, status);
   }
@@ -357,12 +364,12 @@ export class TinkerClient {
     if (this.noticed.has(kind)) return;
     this.noticed.add(kind);
     const say = this.connection.onNotice ?? ((text: string) => void process.stderr.write(`${text}\n`));
-    say(this.withoutKey(line));
+    say(line);
   }
 
   /** Some servers repeat the key that they were given. */
   private withoutKey(text: string): string {
     const { apiKey } = this.connection;
-    return apiKey === undefined ? text : text.replaceAll(apiKey, '[key]');
+    return apiKey === undefined || apiKey === '' ? text : text.replaceAll(apiKey, '[key]');
   }
 }

@@ -2,15 +2,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { failureOf } from '../../test/judge-server';
-import {
-  createModel,
-  failOnce,
-  forward,
-  KEY,
-  openClient,
-  startServer,
-  within,
-} from '../../test/tinker-session';
+import { createModel, eventually, failOnce, forward, KEY } from '../../test/tinker-session';
+import { openClient, startServer, within } from '../../test/tinker-session';
 import type { Opened } from '../../test/tinker-session';
 import type { Restart, TinkerServer } from '../../test/tinker-server';
 import { ConfigError, RemoteError } from '../runtime/errors';
@@ -62,7 +55,7 @@ describe('opening', () => {
     ['401', { status: 401, text: '{"detail": "no key"}' }, /create_session: 401 no key/],
   ])('fails at once when the server answers with %s', async (_, fault, message) => {
     const server = await startServer({ fault: () => fault });
-    const error = await within(1, failureOf(openClient(server)));
+    const error = await within(10, failureOf(openClient(server)));
     expect(error).toBeInstanceOf(RemoteError);
     expect(error.message).toMatch(message);
     expect(server.requests).toHaveLength(1);
@@ -132,7 +125,7 @@ describe('an outage', () => {
 
 /** Waits until a result is asked for, so that whatever happens next happens while it is waited for. */
 async function untilWaiting(server: TinkerServer, of: string): Promise<void> {
-  await expect.poll(() => server.requests.some((request) => request.of === of)).toBe(true);
+  await eventually(() => server.requests.some((request) => request.of === of), true);
 }
 
 /** Another client takes the first two tickets of a server that has forgotten all. */
@@ -192,7 +185,7 @@ describe('a server that was restarted', () => {
     const { client } = await openClient(server, { heartbeatSeconds: 0.05 });
     const model = await createModel(client);
     await server.restart({ keepDatabase: false });
-    await expect.poll(() => server.asked('session_heartbeat').length).toBeGreaterThan(2);
+    await eventually(() => server.asked('session_heartbeat').length > 2, true);
     await delay(50);
     const error = await failureOf(client.run(tinker.optimStep(model, { learningRate: 0 })));
     expect(error).toMatchObject({ name: 'RemoteError', status: 404 });
@@ -208,7 +201,7 @@ describe('signs of life', () => {
     await delay(1050);
     client.close();
     const beats = server.asked('session_heartbeat');
-    expect(beats.length).toBeGreaterThanOrEqual(7);
+    expect(beats.length).toBeGreaterThanOrEqual(4);
     expect(beats.length).toBeLessThanOrEqual(11);
     expect(new Set(beats.map(({ body }) => body.session_id))).toEqual(new Set([client.session]));
     await delay(300);
@@ -216,11 +209,11 @@ describe('signs of life', () => {
   });
 
   it('keep the models of a session', async () => {
-    const server = await startServer({ sessionTimeoutSeconds: 0.6 });
+    const server = await startServer({ sessionTimeoutSeconds: 1.5 });
     const { client } = await openClient(server, { heartbeatSeconds: 0.1 });
     const { client: silent } = await openClient(server);
     const [kept, lost] = [await createModel(client), await createModel(silent)];
-    await delay(900);
+    await delay(2000);
     await client.run(forward(kept));
     const error = await failureOf(silent.run(forward(lost)));
     expect(error.message).toMatch(/forward: 400 Model model_\w+ not loaded/);
@@ -244,7 +237,7 @@ describe('the key', () => {
     const model = await createModel(client);
     await client.run(tinker.saveForDownload(model, () => 'copy'));
     await client.download(`training_runs/${model}/checkpoints/copy/archive`, 'copy');
-    await expect.poll(() => server.asked('session_heartbeat').length).toBeGreaterThan(0);
+    await eventually(() => server.asked('session_heartbeat').length > 0, true);
     expect(new Set(server.requests.map(({ headers }) => headers['x-api-key']))).toEqual(new Set([KEY]));
     expect(server.requests.filter(({ path }) => /archive$|download$/.test(path))).toHaveLength(2);
   });
@@ -279,6 +272,15 @@ describe('the key', () => {
     const error = await failureOf(client.run(forward(model)));
     expect(error.message).not.toContain(KEY.slice(0, 12));
   });
+
+  // It is taken out of results as well, where it may be a part of anything.
+  it.each(['tinker', 'e', '7'])('spoils no result when it is as short as "%s"', async (apiKey) => {
+    const server = await startServer();
+    const { client } = await openClient(server, { apiKey });
+    const model = await createModel(client);
+    const { path } = await client.run(tinker.saveWeights(model, () => 'state-7'));
+    expect(path).toBe(`tinker://${model}/weights/state-7`);
+  });
 });
 
 describe('a redirect of a download', () => {
@@ -308,18 +310,23 @@ describe('a redirect of a download', () => {
     expect((await archive).length).toBeGreaterThan(1000);
   });
 
-  it('is not followed to another host, which would see the key', async () => {
+  it('is followed to another host, which does not see the key', async () => {
     const other = await startServer();
     const elsewhere = other.baseUrl.replace('127.0.0.1', 'localhost');
-    const { archive } = await openDownload(() => `${elsewhere}/api/v1/healthz`);
-    const error = await failureOf(archive);
-    expect(error).toMatchObject({ name: 'RemoteError', status: 302 });
-    expect(error.message).toContain('copy: 302');
-    expect(other.requests).toEqual([]);
+    other.fault = () => ({ text: 'an archive' });
+    const { archive } = await openDownload(() => `${elsewhere}/api/v1/somewhere`);
+    expect((await archive).toString()).toBe('an archive');
+    expect(other.requests).toHaveLength(1);
+    expect(other.requests[0].headers).not.toHaveProperty('x-api-key');
+  });
+
+  it('is not followed to what is no page', async () => {
+    const { archive } = await openDownload(() => 'file:///etc/hostname');
+    expect(await failureOf(archive)).toMatchObject({ name: 'RemoteError', status: 302 });
   });
 
   it('is given up where it leads to itself', async () => {
     const { archive } = await openDownload(() => 'archive');
-    expect(await within(2, failureOf(archive))).toMatchObject({ status: 302 });
+    expect(await within(10, failureOf(archive))).toMatchObject({ status: 302 });
   });
 });

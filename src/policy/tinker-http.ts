@@ -22,8 +22,8 @@ export interface ExchangeOptions {
   headers: Record<string, string>;
   /** The answer is bytes, not JSON. */
   isBinary?: boolean;
-  /** Longest silence; default 400, for a server holds a question for a result for 300 s. */
-  silenceSeconds?: number;
+  /** Longest silence, after which the connection is taken for a dead one. */
+  silenceSeconds: number;
   /** Takes out of a text what must not be shown. */
   redact?: (text: string) => string;
   signal?: AbortSignal;
@@ -32,7 +32,6 @@ export interface ExchangeOptions {
 const MOST_REDIRECTS = 3;
 /** A connection that is not there by then does not come. */
 const CONNECT_SECONDS = 20;
-const SILENCE_SECONDS = 400;
 
 function clip(text: string, length = 300): string {
   const folded = text.replace(/\s+/g, ' ').trim();
@@ -69,10 +68,7 @@ class Broken extends Error {
   }
 }
 
-function send(
-  url: URL,
-  { body, headers, signal, silenceSeconds = SILENCE_SECONDS }: ExchangeOptions,
-): Promise<Received> {
+function send(url: URL, { body, headers, signal, silenceSeconds }: ExchangeOptions): Promise<Received> {
   return new Promise((resolve, reject) => {
     let wasConnected = false;
     const secure = url.protocol === 'https:';
@@ -117,15 +113,21 @@ function send(
   });
 }
 
-/** Follows redirects, but to no other host: the key goes with the request. */
+/**
+ * Follows redirects of what is only read, as of an archive that lies in some storage; to another origin without the headers,
+ * for it must not see the key, and not from https to http.
+ */
 async function sendFollowing(url: string, options: ExchangeOptions): Promise<Received> {
   let at = new URL(url);
+  let { headers } = options;
   for (let hops = 0; ; hops++) {
-    const received = await send(at, options);
+    const received = await send(at, { ...options, headers });
     const { status, location } = received;
     if (status < 300 || status >= 400 || location === undefined || hops === MOST_REDIRECTS) return received;
     const next = new URL(location, at);
-    if (options.body !== undefined || next.hostname !== at.hostname) return received;
+    const isWeaker = at.protocol === 'https:' && next.protocol !== 'https:';
+    if (options.body !== undefined || isWeaker || !/^https?:$/.test(next.protocol)) return received;
+    if (next.origin !== at.origin) headers = {};
     at = next;
   }
 }
@@ -144,15 +146,15 @@ export async function exchange(url: string, options: ExchangeOptions): Promise<E
   const { status, bytes } = received;
   const isFine = status >= 200 && status < 300;
   if (isFine && options.isBinary === true) return { kind: 'answer', body: bytes };
-  const text = redact(bytes.toString());
-  if (!isFine) return { kind: 'status', status, detail: `${status} ${detailOf(text)}`.trim() };
+  const text = bytes.toString();
+  if (!isFine) return { kind: 'status', status, detail: `${status} ${detailOf(redact(text))}`.trim() };
   try {
     return { kind: 'answer', body: JSON.parse(text) as unknown };
   } catch {
     return {
       kind: 'status',
       status,
-      detail: `an answer that is not JSON, but ${clip(text, 80) || 'nothing'}`,
+      detail: `an answer that is not JSON, but ${clip(redact(text), 80) || 'nothing'}`,
     };
   }
 }

@@ -7,7 +7,14 @@ import { temporaryDirectory } from '../../test/cli';
 import { relativeDifference } from '../../test/golden-model';
 import { factorValues, modelDirectory } from '../../test/invariance-model';
 import { failureOf } from '../../test/judge-server';
-import { batchOf, factorsOf, failOnce, forwardBackward, openClient } from '../../test/tinker-session';
+import {
+  batchOf,
+  eventually,
+  factorsOf,
+  failOnce,
+  forwardBackward,
+  openClient,
+} from '../../test/tinker-session';
 import { openPolicy, sequences, startServer, trainStep, within } from '../../test/tinker-session';
 import { readAdapterConfig } from '../model/peft';
 import { ConfigError } from '../runtime/errors';
@@ -171,7 +178,7 @@ describe('disposing', () => {
     await policy.logProbs(sequences);
     await policy.logProbs(sequences, reference);
     await server.stop();
-    await within(4, policy.dispose());
+    await within(6, policy.dispose());
   });
 
   it('does not throw when the server refuses', async () => {
@@ -179,7 +186,7 @@ describe('disposing', () => {
     const policy = await openPolicy(server);
     await policy.logProbs(sequences);
     server.fault = ({ path: asked }) => (asked === 'unload_model' ? { status: 400, text: 'no' } : undefined);
-    await within(4, policy.dispose());
+    await within(6, policy.dispose());
   });
 
   it('frees a model that is still being made', async () => {
@@ -187,7 +194,7 @@ describe('disposing', () => {
     const policy = await openPolicy(server);
     server.fault = failOnce('create_model', { delaySeconds: 0.3 });
     const outcome = policy.logProbs(sequences).catch(() => undefined);
-    await expect.poll(() => server.asked('create_model').length).toBe(1);
+    await eventually(() => server.asked('create_model').length, 1);
     await policy.dispose();
     await outcome;
     expect(server.applied('unload_model')).toHaveLength(1);
@@ -197,7 +204,7 @@ describe('disposing', () => {
     const server = await startServer();
     const connection = { baseUrl: server.baseUrl, heartbeatSeconds: 0.05 };
     const policy = await openPolicy(server, { connection });
-    await expect.poll(() => server.asked('session_heartbeat').length).toBeGreaterThan(1);
+    await eventually(() => server.asked('session_heartbeat').length > 1, true);
     await policy.dispose();
     const before = server.asked('session_heartbeat').length;
     await delay(250);

@@ -15,6 +15,7 @@ describe('a step', () => {
   const everything = (policy: TinkerPolicy, directory: string): Record<string, () => Promise<unknown>> => ({
     sample: () => policy.sample(prompts, sampling),
     logProbs: () => policy.logProbs(sequences),
+    reference: () => policy.logProbs(sequences, { of: 'reference' }),
     forwardBackward: () => policy.forwardBackward(batchOf('b'), { kind: 'weighted' }),
     optimStep: () => policy.optimStep({ learningRate: 1 }),
     save: () => policy.save(directory),

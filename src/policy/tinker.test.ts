@@ -99,10 +99,11 @@ function expectSameChange(actual: readonly number[], expected: readonly number[]
 const plainStep: OptimStepOptions = { learningRate: 100, betas: [0, 0], eps: 1000 };
 
 /** One step of both policies from `start`, micro-batch by micro-batch: equal losses, metrics, gradients. */
-async function expectSameStep(batches: readonly MicroBatch[], loss: Loss): Promise<void> {
+async function expectSameStep(batches: readonly MicroBatch[], ...losses: Loss[]): Promise<void> {
   await remote.load(start);
   await local.load(start);
-  for (const batch of batches) {
+  for (const [i, batch] of batches.entries()) {
+    const loss = losses[i % losses.length];
     const actual = await remote.forwardBackward(batch, loss);
     const expected = await local.forwardBackward(batch, loss);
     expect(Object.keys(actual.metrics)).toEqual(Object.keys(expected.metrics));
@@ -163,6 +164,11 @@ describe('a step equals the local one', () => {
 
   it('of a weighted loss', async () => {
     await expectSameStep(split(groups, 2), { kind: 'weighted' });
+  });
+
+  it('of two losses with rows of their own, as polychromic training has them', async () => {
+    const [first, second] = [whole(groups.slice(0, 1)), whole(groups.slice(1))];
+    await expectSameStep([...first, ...second], { kind: 'cross_entropy' }, { kind: 'weighted' });
   });
 
   it('of cross entropy', async () => {

@@ -110,10 +110,10 @@ export class TinkerPolicy implements RunPolicy {
     );
   }
 
-  /** The model that is trained. @throws  what went wrong between a gradient and its step, if something did */
-  private async model(): Promise<string> {
+  /** The model that is trained, or the reference. @throws  what went wrong between a gradient and its step, if something did */
+  private async model(of: 'policy' | 'reference' = 'policy'): Promise<string> {
     if (this.broken !== null) throw this.broken;
-    return this.models.policy();
+    return of === 'policy' ? this.models.policy() : this.models.reference();
   }
 
   // ---- sample ----
@@ -203,7 +203,7 @@ export class TinkerPolicy implements RunPolicy {
     { of = 'policy', temperature = 1 }: { of?: 'policy' | 'reference'; temperature?: number } = {},
   ): Promise<Float32Array[]> {
     requireUntempered(temperature);
-    const id = await (of === 'policy' ? this.model() : this.models.reference());
+    const id = await this.model(of);
     const results: Float32Array[] = [];
     for (let i = 0; i < sequences.length; i += SEQUENCES_PER_PASS)
       results.push(...(await this.forward(id, sequences.slice(i, i + SEQUENCES_PER_PASS))));

@@ -83,7 +83,7 @@ export function refuseSecrets(config: unknown, where: string): void {
   }
   throw new ConfigError(
     `${where}: "${name}" may not stand in a configuration: files get shared. Put the key into an environment variable ` +
-      'and its name into api_key_env (default OPENAI_API_KEY), and remove this line.',
+      'and its name into api_key_env, and remove this line.',
   );
 }
 
