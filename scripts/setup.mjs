@@ -1,9 +1,11 @@
-// The whole set-up, idempotent: npm packages, .venv with TensorFlow and JupyterLab, the native binding, the build.
+// The whole set-up, idempotent. In a checkout: npm packages, .venv with TensorFlow and JupyterLab, the native binding, the
+// build. In a project that has installed the package: .venv with TensorFlow, and the binding.
 // No dependencies. A step whose inputs did not change takes no time; one that was cut off starts over the next time.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import fs from 'node:fs';
+import { createRequire } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,10 +13,18 @@ import { fileURLToPath } from 'node:url';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
 const at = (...parts) => path.join(root, ...parts);
-const tfjs = at('node_modules/@tensorflow/tfjs-node-gpu');
+/** A checkout has the sources; an installed package has what is built of them. */
+const isCheckout = fs.existsSync(at('src'));
 const started = Date.now();
 
 class SetupError extends Error {}
+
+/** The directory of a package that ours depends on, wherever npm has put it. */
+function packageDirectory(name) {
+  return path.dirname(createRequire(at('package.json')).resolve(`${name}/package.json`));
+}
+
+const tfjsDirectory = () => packageDirectory('@tensorflow/tfjs-node-gpu');
 
 function say(text) {
   process.stderr.write(`setup: ${text}\n`);
@@ -164,8 +174,10 @@ const hasNvidiaDriver = () => fs.existsSync('/proc/driver/nvidia/version');
 async function installPython() {
   const gpu = hasNvidiaDriver();
   let requirements = fs.readFileSync(at('requirements.txt'), 'utf8');
+  // Notebooks are of a checkout.
+  if (!isCheckout) requirements = requirements.match(/^tensor.*$/gm).join('\n');
   if (gpu) requirements = requirements.replace(/^tensorflow-cpu==/m, 'tensorflow[and-cuda]==');
-  const title = `.venv with TensorFlow${gpu ? ' and CUDA' : ''} and JupyterLab`;
+  const title = `.venv with TensorFlow${gpu ? ' and CUDA' : ''}${isCheckout ? ' and JupyterLab' : ''}`;
   const python = at('.venv/bin/python');
   const stamp = at('.venv/.grpolab-stamp');
   // The Python that it was made from may be gone or be another version by now.
@@ -208,10 +220,10 @@ function tensorflowDirectory() {
 
 /** Copies a source of the package into `directory` with one insertion; fails when the package no longer fits. */
 function patchedCopy(file, directory, anchor, insertion) {
-  const text = fs.readFileSync(path.join(tfjs, 'binding', file), 'utf8');
+  const text = fs.readFileSync(path.join(tfjsDirectory(), 'binding', file), 'utf8');
   if (text.split(anchor).length !== 2)
     throw new SetupError(
-      `${file} of @tensorflow/tfjs-node-gpu is not the version that this set-up knows: run npm ci.`,
+      `${file} of @tensorflow/tfjs-node-gpu is not the version that this set-up knows: install the one that package.json names.`,
     );
   fs.writeFileSync(path.join(directory, file), text.replace(anchor, `${insertion}${anchor}`));
 }
@@ -220,8 +232,9 @@ function patchedCopy(file, directory, anchor, insertion) {
 function copySources(copies) {
   fs.rmSync(copies, { recursive: true, force: true });
   fs.mkdirSync(copies, { recursive: true });
-  for (const file of fs.readdirSync(path.join(tfjs, 'binding')))
-    fs.copyFileSync(path.join(tfjs, 'binding', file), path.join(copies, file));
+  const sources = path.join(tfjsDirectory(), 'binding');
+  for (const file of fs.readdirSync(sources))
+    fs.copyFileSync(path.join(sources, file), path.join(copies, file));
   const context = '  TFE_Context *context() const { return tfe_context_; }\n';
   patchedCopy('tfjs_backend.h', copies, '  bool is_gpu_device;\n', context);
   const call = '  ::grpolab_exports(env, exports);\n';
@@ -250,7 +263,7 @@ function instructionSets() {
 
 async function buildBinding() {
   const tensorflow = tensorflowDirectory();
-  const binding = path.join(tfjs, 'lib/napi-v8/tfjs_binding.node');
+  const binding = path.join(tfjsDirectory(), 'lib/napi-v8/tfjs_binding.node');
   const built = at('native/build');
   const sourceNames = fs.readdirSync(at('native')).filter((name) => /\.(cc|h)$/.test(name));
   const ours = [...sourceNames.sort().map((name) => at('native', name)), at('scripts/setup.mjs')];
@@ -261,7 +274,7 @@ async function buildBinding() {
     const compiler = findCompiler();
     const copies = path.join(built, 'src');
     copySources(copies);
-    const headers = `-I${at('node_modules/node-api-headers/include')}`;
+    const headers = `-I${path.join(packageDirectory('node-api-headers'), 'include')}`;
     const flags = ['-std=c++17', '-fPIC', '-DNAPI_VERSION=8', headers];
     const remedy = 'Install a C++17 compiler (Debian: apt install g++), then run again.';
     const compile = async (name, ...args) => {
@@ -366,11 +379,11 @@ function fileErrorText(error) {
 try {
   checkMachine();
   await withLock(async () => {
-    await installPackages();
+    if (isCheckout) await installPackages();
     await installPython();
-    quietLab();
+    if (isCheckout) quietLab();
     await buildBinding();
-    await buildLibrary();
+    if (isCheckout) await buildLibrary();
   });
   if (Date.now() - started > 3000) say(`ready after ${((Date.now() - started) / 1000).toFixed(0)} s`);
 } catch (error) {

@@ -330,8 +330,18 @@ const bench: Command = {
   run: async (args, io) => (await import('./bench.js')).bench(args, io),
 };
 
+const setup: Command = {
+  name: 'setup',
+  summary: "fetch TensorFlow's libraries and build the native binding (again): nothing where all is there",
+  usage: '',
+  options: {},
+  details: ['Needs Python 3.10 to 3.13 with venv and a C++17 compiler. In a checkout, as npm run setup.'],
+  run: async (_args, io) => (await import('./setup.js')).setup(io),
+};
+
 /** Every command, in the order of the help. */
 export const COMMANDS: readonly Command[] = [
+  setup,
   doctor,
   smallTest,
   importCommand,

@@ -4,10 +4,12 @@ import { messageOf } from '../runtime/errors';
 import type { Machine, PythonEnvironment } from '../runtime/machine';
 import {
   describeMachine,
+  isCheckout,
   ownVersion,
   packageRoot,
   packageVersion,
   pythonEnvironment,
+  setupCommand,
 } from '../runtime/machine';
 import { launchBrowser } from '../figures/browser';
 import { countParameters, checkTensors, readModelConfig } from '../model/config';
@@ -82,7 +84,7 @@ async function describeTensorFlow(
     const { defaultMode } = await import('../runtime/compile.js');
     const onGpu = binding.isUsingGpuDevice();
     if (!onGpu && machine.nvidiaDriver !== null) {
-      const reason = 'an NVIDIA driver is there, but this TensorFlow uses none: run `npm run setup` again';
+      const reason = `an NVIDIA driver is there, but this TensorFlow uses none: run \`${setupCommand}\` again`;
       fallbacks.push({ part: 'device', used: 'cpu', reason });
     }
     return {
@@ -161,9 +163,9 @@ export async function examine(model?: string): Promise<DoctorReport> {
   const problems: string[] = [];
   const tensorflow = await describeTensorFlow(machine, fallbacks, problems);
   const python = pythonEnvironment(['tensorflow', 'tensorflow-cpu', 'jupyterlab', 'nbclient'], packageRoot);
-  if (python === null) problems.push('there is no Python environment in .venv. Run `npm run setup`.');
-  else if (python.packages.jupyterlab === undefined)
-    problems.push('JupyterLab is not in .venv. Run `npm run setup`.');
+  if (python === null) problems.push(`there is no Python environment in .venv. Run \`${setupCommand}\`.`);
+  else if (isCheckout && python.packages.jupyterlab === undefined)
+    problems.push(`JupyterLab is not in .venv. Run \`${setupCommand}\`.`);
   const reward = await loadReward('heuristic');
   for (const degraded of reward.degraded) {
     const reason = `${degraded}; name a folder of the encoder in a reward file (embedding: kind, directory)`;

@@ -33,7 +33,8 @@ export function labCommand(
   root: string = packageRoot,
 ): LabCommand {
   const program = path.join(root, '.venv', 'bin', 'python');
-  if (!hasJupyterLab(program)) throw new ConfigError('JupyterLab is not installed. Run `npm run setup`.');
+  if (!hasJupyterLab(program))
+    throw new ConfigError('JupyterLab is not installed. Run `npm run setup` in a checkout.');
   const join = (...parts: (string | undefined)[]): string =>
     parts.filter((part) => part !== undefined && part !== '').join(path.delimiter);
   // Jupyter refuses to run as root unless told to; it listens on this machine only.

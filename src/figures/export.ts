@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { Browser, Page } from 'playwright-core';
 import { ConfigError, GrpolabError, messageOf } from '../runtime/errors';
-import { atomicWriteFile, ensureDirectory, strictJson } from '../runtime/files';
+import { atomicWriteFile, ensureDirectory, errorCode, strictJson } from '../runtime/files';
 import { launchBrowser } from './browser';
 import { withResolution, withoutDates } from './file-bytes';
 import type { Figure, FigureSpec } from './spec';
@@ -107,8 +107,18 @@ async function imageBytes(
   }
 }
 
+/** The file of plotly; undefined where it is not installed: a project that only uses this package need not have it. */
+function plotlyFile(): string | undefined {
+  try {
+    return createRequire(__filename).resolve('plotly.js/plotly.min.js');
+  } catch (error) {
+    if (errorCode(error) === 'MODULE_NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
 /** Opens the one page in which all figures are drawn. It sees no network. */
-async function openPage(browser: Browser): Promise<Page> {
+async function openPage(browser: Browser, plotly: string): Promise<Page> {
   const context = await browser.newContext({
     offline: true,
     deviceScaleFactor: PRINT_DPI / CSS_PIXELS_PER_INCH,
@@ -116,18 +126,19 @@ async function openPage(browser: Browser): Promise<Page> {
   context.setDefaultTimeout(RENDER_TIMEOUT_MS);
   const page = await context.newPage();
   await page.setContent(PAGE);
-  await page.addScriptTag({ path: createRequire(__filename).resolve('plotly.js/plotly.min.js') });
+  await page.addScriptTag({ path: plotly });
   return page;
 }
 
 async function renderFigures(
   browser: Browser,
+  plotly: string,
   figures: readonly Figure[],
   directory: string,
   { formats = IMAGE_FORMATS, onFigure }: ExportOptions,
 ): Promise<string[]> {
   const files: string[] = [];
-  const page = await openPage(browser);
+  const page = await openPage(browser, plotly);
   for (const [index, figure] of figures.entries()) {
     await page.setViewportSize({ width: figure.spec.width, height: figure.spec.height });
     const svg = await drawSvg(page, figure);
@@ -160,7 +171,7 @@ function checkNames(figures: readonly Figure[]): void {
 
 /**
  * Writes every figure as NAME.json and, in one headless browser, as NAME.svg, NAME.pdf and NAME.png (300 dpi).
- * Two exports of the same figures by the same browser are the same bytes. Without a browser the JSON is written,
+ * Two exports of the same figures by the same browser are the same bytes. Without a browser or plotly the JSON is written,
  * `rendered` is false and `reason` is the one line to show.
  *
  * The browser: GRPOLAB_CHROME (a path, or `npm` for @sparticuz/chromium), else the system's Chrome or Chromium, else
@@ -185,14 +196,18 @@ export async function exportFigures(
     files.push(file);
   }
   if (formats.length === 0 || figures.length === 0) return { files, rendered: true, notices: [] };
+  const unrendered = (reason: string): ExportResult => {
+    const line = `Figures: only the JSON was written to ${directory}: ${reason}`;
+    return { files, rendered: false, reason: line, notices: [] };
+  };
+  const plotly = plotlyFile();
+  if (plotly === undefined)
+    return unrendered('plotly.js is not installed (npm install plotly.js@npm:plotly.js-dist-min@4.1.2).');
   const launched = await launchBrowser();
-  if (launched.browser === undefined) {
-    const reason = `Figures: only the JSON was written to ${directory}: ${launched.reason}`;
-    return { files, rendered: false, reason, notices: [] };
-  }
+  if (launched.browser === undefined) return unrendered(launched.reason);
   const { browser, name, notices } = launched;
   try {
-    files.push(...(await renderFigures(browser, figures, directory, options)));
+    files.push(...(await renderFigures(browser, plotly, figures, directory, options)));
   } catch (error) {
     if (error instanceof GrpolabError) throw error;
     throw new GrpolabError(`${name} failed while drawing: ${messageOf(error)}`);

@@ -8,6 +8,12 @@ import path from 'node:path';
 /** The package's directory: source and build lie equally deep below it. */
 export const packageRoot = path.resolve(__dirname, '../..');
 
+/** A checkout has notebooks and sources; a package in somebody's project has what is built. */
+export const isCheckout = existsSync(path.join(packageRoot, 'src'));
+
+/** What makes an installation whole. */
+export const setupCommand = isCheckout ? 'npm run setup' : 'npx grpolab setup';
+
 export interface Gpu {
   name: string;
   memoryTotalBytes: number;

@@ -8,6 +8,7 @@ import path from 'node:path';
 import util from 'node:util';
 import type * as Tfjs from '@tensorflow/tfjs-node-gpu';
 import { ConfigError, messageOf } from './errors';
+import { setupCommand } from './machine';
 
 export type { Tensor, Variable, TensorInfo, DataType } from '@tensorflow/tfjs-core';
 
@@ -89,7 +90,7 @@ export interface NativeBackend {
   disposeData(id: object, force?: boolean): boolean;
 }
 
-const remedy = 'Run `npm run setup`.';
+const remedy = `Run \`${setupCommand}\`.`;
 
 /** Lines that TensorFlow prints while loading whatever the log level, and that tell a user nothing. */
 const loadNoise = [
