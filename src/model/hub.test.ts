@@ -1,128 +1,170 @@
-import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { createServer } from 'node:http';
-import type { Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import {
+  chmodSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { dirname, join, relative } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { cacheOf, checksumOf, startHub } from '../../test/hub-server';
 import { CheckpointError } from '../runtime/errors';
-import { resolveModel } from './hub';
-import type { DownloadProgress } from './hub';
+import { resolveModel, WITHOUT_WEIGHTS } from './hub';
 
-/** The few answers of the hub's interface that a download needs, for one repository. */
-const SHA = 'c'.repeat(40);
-const FILES: Record<string, string> = {
-  'config.json': '{"model_type": "qwen3"}',
-  'model-00001-of-00001.safetensors': 'w'.repeat(3_000_000),
-  'model.safetensors.index.json': '{}',
-  'tokenizer.json': '{}',
-  'modeling.py': 'print("never")',
-  'pytorch_model.bin': 'never',
-  'onnx/model.onnx': 'o'.repeat(1000),
-  'onnx/model_quantized.onnx': 'never',
-};
-let shortBy = 0;
-let requested: string[] = [];
-
-function answer(url: string): { status: number; body: string } {
-  requested.push(url);
-  const [path, query = ''] = url.split('?');
-  if (path === '/api/models/some/model/revision/main') {
-    return { status: 200, body: JSON.stringify({ _id: '1', id: 'some/model', sha: SHA, lastModified: 0 }) };
-  }
-  if (path === `/api/models/some/model/tree/${SHA}`) {
-    const entry = ([name, text]: [string, string]) => ({
-      type: 'file',
-      path: name,
-      size: text.length,
-      oid: name,
-    });
-    // As the hub does: files in folders only when the listing is to be recursive.
-    const isListed = ([name]: [string, string]) => !name.includes('/') || query.includes('recursive=true');
-    return { status: 200, body: JSON.stringify(Object.entries(FILES).filter(isListed).map(entry)) };
-  }
-  const file = path.replace(`/some/model/resolve/${SHA}/`, '');
-  if (file in FILES) return { status: 200, body: FILES[file] };
-  return { status: 404, body: '{"error": "Repository not found"}' };
-}
-
-let server: Server;
-let hubUrl: string;
-let dir: string;
-beforeAll(async () => {
-  dir = mkdtempSync(join(tmpdir(), 'hub-'));
-  server = createServer((request, response) => {
-    const isFile = request.url?.includes('/resolve/');
-    const { status, body } = answer(request.url ?? '');
-    const range = /bytes=(\d+)-(\d+)/.exec(request.headers.range ?? '');
-    const etag = createHash('sha1').update(body).digest('hex');
-    response.setHeader('Content-Type', 'application/json').setHeader('ETag', `"${etag}"`);
-    if (range) {
-      const [from, to] = [Number(range[1]), Math.min(Number(range[2]) + 1, body.length)];
-      response.setHeader('Content-Range', `bytes ${from}-${to - 1}/${body.length}`);
-      response.writeHead(206).end(body.slice(from, to));
-    } else {
-      response.writeHead(status).end(body.slice(0, body.length - (isFile ? shortBy : 0)));
-    }
-  });
-  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
-  hubUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-});
-afterAll(async () => {
-  await new Promise((done) => server.close(done));
-  rmSync(dir, { recursive: true, force: true });
-});
+const WEIGHTS = 'model-00001-of-00002.safetensors';
 
 describe('resolveModel', () => {
   it('gives a directory back as it is', async () => {
-    expect(await resolveModel(dir)).toBe(dir);
+    expect(await resolveModel(tmpdir())).toBe(tmpdir());
+  });
+
+  it('refuses what is neither a directory nor a hub id', async () => {
+    await expect(resolveModel('./no/such/dir')).rejects.toThrow(/expected a model directory or a hub id/);
+    await expect(resolveModel('')).rejects.toThrow(CheckpointError);
   });
 
   it('downloads configuration, tokenizer and weights once, and tells how far it is', async () => {
-    const cacheDir = join(dir, 'cache');
-    const seen: DownloadProgress[] = [];
-    const place = await resolveModel('some/model', (progress) => seen.push(progress), { hubUrl, cacheDir });
-    const wanted = Object.keys(FILES).filter((name) => !/\.(py|bin|onnx)$/.test(name));
+    const hub = await startHub();
+    const { get, progress } = cacheOf(hub);
+    const place = await get();
+    const wanted = Object.keys(hub.files).filter((name) => !/\.(py|bin|onnx)$/.test(name));
     expect(readdirSync(place).sort()).toEqual(wanted.sort());
     for (const name of wanted)
-      expect(readFileSync(join(place, name), 'utf8') === FILES[name], name).toBe(true);
-    const total = wanted.reduce((sum, name) => sum + FILES[name].length, 0);
-    expect(seen.at(-1)).toMatchObject({ loadedBytes: total, totalBytes: total });
-    expect(seen.every(({ loadedBytes }, i) => i === 0 || loadedBytes > seen[i - 1].loadedBytes)).toBe(true);
+      expect(readFileSync(join(place, name)).equals(hub.files[name]), name).toBe(true);
+    const total = wanted.reduce((sum, name) => sum + hub.files[name].length, 0);
+    expect(progress.at(-1)).toMatchObject({ loadedBytes: total, totalBytes: total });
+    const counts = progress.map(({ loadedBytes }) => loadedBytes);
+    expect(counts).toEqual([...counts].sort((a, b) => a - b));
 
-    requested = [];
-    expect(await resolveModel('some/model', undefined, { hubUrl, cacheDir })).toBe(place);
-    expect(requested.some((url) => url.includes('resolve'))).toBe(false);
+    hub.requests.length = 0;
+    expect(await get()).toBe(place);
+    // Only the commit is asked for: its listing is known.
+    expect(hub.requests.map(({ path }) => path)).toEqual(['/api/models/some/model/revision/main']);
   });
 
   it('downloads other files when asked to, from folders too', async () => {
-    const files = /^config\.json$|^onnx\/model\.onnx$/;
-    const place = await resolveModel('some/model', undefined, { hubUrl, cacheDir: join(dir, 'onnx'), files });
+    const hub = await startHub();
+    const place = await cacheOf(hub).get({ files: /^config\.json$|^onnx\/model\.onnx$/ });
     expect(readdirSync(place).sort()).toEqual(['config.json', 'onnx']);
-    expect(readdirSync(join(place, 'onnx'))).toEqual(['model.onnx']);
+    expect(readFileSync(join(place, 'onnx/model.onnx')).equals(hub.files['onnx/model.onnx'])).toBe(true);
   });
 
-  it('keeps no file of a download that broke off', async () => {
-    const cacheDir = join(dir, 'broken');
-    const download = resolveModel('some/model', undefined, { hubUrl, cacheDir });
-    shortBy = 1;
-    await expect(download)
-      .rejects.toThrow(CheckpointError)
-      .finally(() => (shortBy = 0));
-    const snapshot = join(cacheDir, 'models--some--model', 'snapshots', SHA);
-    expect(readdirSync(snapshot)).toEqual([]);
+  it('asks the hub nothing about a commit that is whole', async () => {
+    const hub = await startHub();
+    const { get } = cacheOf(hub);
+    await get();
+    hub.requests.length = 0;
+    await get({ revision: hub.commit });
+    expect(hub.requests).toEqual([]);
   });
 
-  it('says why a model cannot be had', async () => {
-    const failing = (name: string, url: string) =>
-      resolveModel(name, undefined, { hubUrl: url, cacheDir: dir });
-    await expect(failing('no/model', hubUrl)).rejects.toThrow(
-      /no\/model: there is no such directory.*not found/i,
+  it('says so when the model has none of the files', async () => {
+    const hub = await startHub();
+    await expect(cacheOf(hub).get({ files: /^none$/ })).rejects.toThrow(/none of the files that are needed/);
+  });
+
+  it('writes nothing outside the cache, whatever the hub lists', async () => {
+    const hub = await startHub();
+    // Of a content that is in the cache already: only the link is missing.
+    hub.files['../../../outside.json'] = hub.files['tokenizer_config.json'];
+    const { get, cacheDir } = cacheOf(hub);
+    await get({ files: /json$/ });
+    expect(readdirSync(cacheDir)).toEqual(['models--some--model']);
+  });
+});
+
+/** What Python's `snapshot_download` leaves: contents by checksum, links to them, the commit of the branch. */
+function downloadAsPython(snapshot: string, files: Record<string, Buffer>): void {
+  const repository = dirname(dirname(snapshot));
+  for (const [name, content] of Object.entries(files)) {
+    const blob = join(repository, 'blobs', checksumOf(name, content));
+    const place = join(snapshot, name);
+    for (const file of [blob, place]) mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(blob, content);
+    symlinkSync(relative(dirname(place), blob), place);
+  }
+  mkdirSync(join(repository, 'refs'));
+  writeFileSync(join(repository, 'refs/main'), 'c'.repeat(40));
+}
+
+describe('the cache', () => {
+  it("takes what Python's library downloaded, and downloads only what it lacks", async () => {
+    const hub = await startHub();
+    const { get, snapshot } = cacheOf(hub);
+    downloadAsPython(
+      snapshot,
+      Object.fromEntries(Object.entries(hub.files).filter(([name]) => name !== WEIGHTS)),
     );
-    await expect(failing('some/model', 'http://127.0.0.1:1')).rejects.toThrow(/ECONNREFUSED|fetch failed/);
-    await expect(failing('some/model', 'http://127.0.0.1:1')).rejects.toThrow(CheckpointError);
-    await expect(resolveModel('./no/such/dir')).rejects.toThrow(/expected a model directory or a hub id/);
-    await expect(resolveModel('')).rejects.toThrow(CheckpointError);
+    expect(await get()).toBe(snapshot);
+    expect(Object.keys(hub.sent)).toEqual([WEIGHTS]);
+  });
+
+  it("has the form of Python's library", async () => {
+    const hub = await startHub();
+    const { get, snapshot, blobs } = cacheOf(hub);
+    await get();
+    const checksum = checksumOf(WEIGHTS, hub.files[WEIGHTS]);
+    expect(readlinkSync(join(snapshot, WEIGHTS))).toBe(join('../../blobs', checksum));
+    expect(readFileSync(join(blobs, checksum)).equals(hub.files[WEIGHTS])).toBe(true);
+    expect(readFileSync(join(dirname(blobs), 'refs/main'), 'utf8')).toBe(hub.commit);
+    expect(readdirSync(blobs).every((name) => /^[0-9a-f]+$/.test(name))).toBe(true);
+  });
+
+  it('shares what two commits have in common', async () => {
+    const hub = await startHub();
+    const { get } = cacheOf(hub);
+    const first = await get();
+    hub.commit = 'd'.repeat(40);
+    hub.files['config.json'] = Buffer.from('{"model_type": "qwen3", "changed": true}');
+    hub.sent = {};
+    const second = await get();
+    expect(second).not.toBe(first);
+    expect(readFileSync(join(second, 'config.json'), 'utf8')).toContain('changed');
+    expect(Object.keys(hub.sent)).toEqual(['config.json']);
+  });
+
+  it('takes files that stand in a snapshot themselves, but not shortened ones', async () => {
+    const hub = await startHub();
+    const { get, snapshot } = cacheOf(hub);
+    mkdirSync(snapshot, { recursive: true });
+    for (const name of ['config.json', WEIGHTS]) writeFileSync(join(snapshot, name), hub.files[name]);
+    truncateSync(join(snapshot, WEIGHTS), 1000);
+    await get();
+    expect(hub.of('config.json')).toEqual([]);
+    expect(lstatSync(join(snapshot, 'config.json')).isFile()).toBe(true);
+    expect(readFileSync(join(snapshot, WEIGHTS)).equals(hub.files[WEIGHTS])).toBe(true);
+  });
+
+  it('may be one that nobody may write to, once it is whole', async () => {
+    const hub = await startHub();
+    const { get, snapshot } = cacheOf(hub);
+    downloadAsPython(snapshot, hub.files);
+    const repository = dirname(dirname(snapshot));
+    // A file in its place refuses even the superuser.
+    writeFileSync(join(repository, 'listings'), '');
+    chmodSync(repository, 0o555);
+    try {
+      expect(await get()).toBe(snapshot);
+      rmSync(join(snapshot, WEIGHTS));
+      await expect(get()).rejects.toThrow(/listings: cannot be made a directory/);
+    } finally {
+      chmodSync(repository, 0o755);
+    }
+  });
+
+  it('has the files of a model without weights, and then the weights alone', async () => {
+    const hub = await startHub();
+    const { get } = cacheOf(hub);
+    await get({ files: WITHOUT_WEIGHTS });
+    expect(Object.keys(hub.sent).filter((name) => name.includes('safetensors'))).toEqual([]);
+    hub.sent = {};
+    await get();
+    expect(Object.keys(hub.sent).every((name) => name.includes('safetensors'))).toBe(true);
   });
 });

@@ -119,7 +119,8 @@ export async function prepare(experiment: Experiment, options: PrepareOptions): 
   const { checkpoint_path: checkpoint, policy } = experiment;
   const isRemote = policy.type === 'tinker';
   const files = isRemote ? WITHOUT_WEIGHTS : undefined;
-  const modelDirectory = await resolveModel(experiment.model, onDownload, { files });
+  const { signal, notify: onNotice } = options;
+  const modelDirectory = await resolveModel(experiment.model, onDownload, { files, signal, onNotice });
   const config = readModelConfig(modelDirectory);
   const tokenizer = await loadTokenizerOf(modelDirectory, config);
   if (isRemote && checkpoint !== undefined) readTinkerState(checkpoint);
