@@ -1,5 +1,6 @@
-// Writes a random Qwen3 checkpoint of the race's shapes, S or M, to benchmark with. No tokenizer: `grpolab bench` needs none.
-// usage: node bench/random-model.mjs S|M OUTPUT_DIRECTORY     (needs the build)
+// Writes a random Qwen3 checkpoint to benchmark with: the race's shapes S and M in float32, Qwen3-0.6B's in bfloat16. No
+// tokenizer: `grpolab bench` needs none.
+// usage: node bench/random-model.mjs S|M|0.6B OUTPUT_DIRECTORY     (needs the build)
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -18,6 +19,16 @@ const shapes = {
     intermediate_size: 768,
     vocab_size: 2048,
   },
+  '0.6B': {
+    num_hidden_layers: 28,
+    hidden_size: 1024,
+    head_dim: 128,
+    num_attention_heads: 16,
+    num_key_value_heads: 8,
+    intermediate_size: 3072,
+    vocab_size: 151_936,
+    torch_dtype: 'bfloat16',
+  },
   M: {
     num_hidden_layers: 12,
     hidden_size: 768,
@@ -29,7 +40,7 @@ const shapes = {
 };
 const [shape, output] = process.argv.slice(2);
 if (shapes[shape] === undefined || output === undefined) {
-  console.error('usage: node bench/random-model.mjs S|M OUTPUT_DIRECTORY');
+  console.error('usage: node bench/random-model.mjs S|M|0.6B OUTPUT_DIRECTORY');
   process.exit(2);
 }
 mkdirSync(output, { recursive: true });
@@ -40,6 +51,7 @@ const config = {
     head_dim: 64,
     hidden_act: 'silu',
     attention_bias: false,
+    torch_dtype: 'float32',
   },
   ...shapes[shape],
   ...{
@@ -47,10 +59,11 @@ const config = {
     rope_theta: 1e6,
     max_position_embeddings: 4096,
     tie_word_embeddings: true,
-    torch_dtype: 'float32',
   },
   ...{ eos_token_id: 1, pad_token_id: 0 },
 };
 writeFileSync(path.join(output, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
 const parsed = readModelConfig(output);
-await writeSafetensors(path.join(output, 'model.safetensors'), fileTensors(parsed, randomWeights(parsed, 7)));
+const dtype = config.torch_dtype === 'bfloat16' ? 'BF16' : 'F32';
+const weights = fileTensors(parsed, randomWeights(parsed, 7));
+await writeSafetensors(path.join(output, 'model.safetensors'), weights, { dtype });

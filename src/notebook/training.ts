@@ -133,17 +133,17 @@ export async function train(
   const { output_dir: directory } = experiment;
   requireNotebook();
   const chart = new LiveChart(title, directory);
-  await keepPolicy(directory, null);
   const resume = !again && RunDirectory.holdsRun(directory);
   const finished = resume && RunDirectory.finishedSteps(directory) !== null;
-  const result = await interruptible((signal) =>
-    runExperiment(experiment, {
+  const result = await interruptible(async (signal) => {
+    await keepPolicy(directory, null);
+    return runExperiment(experiment, {
       ...given,
       ...{ signal, resume, overwrite: again },
       notify: (line) => process.stderr.write(`${line}\n`),
       onStep: (record, totalSteps) => chart.step(record, totalSteps),
-    }),
-  );
+    });
+  });
   // A server has few places, and what was trained there is on the disk.
   if (result.interrupted || experiment.policy.type === 'tinker') await result.policy.dispose();
   else await keepPolicy(directory, result.policy);
