@@ -109,7 +109,7 @@ export class KernelClient {
     const address = (port: number): string => `tcp://127.0.0.1:${port}`;
     const sockets = {
       ...{ shell: new zeromq.Dealer({ linger: 0 }), control: new zeromq.Dealer({ linger: 0 }) },
-      iopub: new zeromq.Subscriber({ linger: 0 }),
+      iopub: new zeromq.Subscriber({ linger: 0, receiveHighWaterMark: 0 }),
     };
     sockets.iopub.subscribe?.();
     sockets.shell.connect(address(shellPort));

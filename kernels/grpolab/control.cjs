@@ -16,7 +16,8 @@ const DEAF_AFTER_MS = 300;
 const SHUTDOWN_AFTER_MS = 4_500;
 
 const sockets = {
-  iopub: new zeromq.XPublisher({ linger: 1000, verbosity: 'allSubs' }),
+  // Without a limit: beyond it messages of a loop would be dropped, not delayed.
+  iopub: new zeromq.XPublisher({ linger: 1000, verbosity: 'allSubs', sendHighWaterMark: 0 }),
   shell: new zeromq.Router({ linger: 1000 }),
   control: new zeromq.Router({ linger: 0 }),
   stdin: new zeromq.Router(),

@@ -6,6 +6,9 @@ const util = require('util');
 
 const root = path.resolve(__dirname, '../..');
 
+// Asked for first: a parent that ends while the packages load is not ours any more when they are there.
+const parent = process.ppid;
+
 /** @returns what is wrong with this Node, or null */
 function nodeProblem() {
   const [major, minor] = process.versions.node.split('.').map(Number);
@@ -45,7 +48,7 @@ if (!canImport(process.cwd())) process.chdir(root);
 
 try {
   const { startKernel } = require('./server.cjs');
-  startKernel({ root, connectionFile: process.argv[2], problem: nodeProblem() }).catch((error) =>
+  startKernel({ root, parent, connectionFile: process.argv[2], problem: nodeProblem() }).catch((error) =>
     giveUp(error.stack),
   );
 } catch (error) {

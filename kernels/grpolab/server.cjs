@@ -34,8 +34,9 @@ const KERNEL = Symbol.for('grpolab.kernel');
 const DOING = { kernel: 0, script: 1, cells: 2 };
 
 class Kernel {
-  constructor({ root, connectionFile, problem }) {
+  constructor({ root, parent, connectionFile, problem }) {
     this.root = root;
+    this.parent = parent;
     this.connection = JSON.parse(readFileSync(connectionFile, 'utf8'));
     this.problem = problem;
     this.build = new Build(root);
@@ -95,8 +96,7 @@ class Kernel {
     for (const event of ['uncaughtException', 'unhandledRejection'])
       process.on(event, (error) => this.publish('error', errorContent(error)));
     // Jupyter may have been killed: a kernel that nobody can reach ends, and what it trains is saved.
-    const parent = process.ppid;
-    setInterval(() => process.ppid === parent || void this.shutdown(), PARENT_CHECK_MS).unref();
+    setInterval(() => process.ppid === this.parent || void this.shutdown(), PARENT_CHECK_MS).unref();
   }
 
   publishState() {

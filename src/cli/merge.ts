@@ -1,7 +1,8 @@
 /** `grpolab merge`: a Hugging Face directory with an adapter merged into its weights. */
 import { readdirSync, statSync } from 'node:fs';
+import type { Stats } from 'node:fs';
 import path from 'node:path';
-import { ConfigError } from '../runtime/errors';
+import { ConfigError, messageOf } from '../runtime/errors';
 import { atomicWriteFile, readJsonFile } from '../runtime/files';
 import { LocalPolicy } from '../policy/local';
 import type { Arguments } from './arguments';
@@ -13,7 +14,12 @@ const TORCH_NAMES = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as cons
 type Dtype = keyof typeof TORCH_NAMES;
 
 function refuseOccupied(output: string): void {
-  const status = statSync(output, { throwIfNoEntry: false });
+  let status: Stats | undefined;
+  try {
+    status = statSync(output, { throwIfNoEntry: false });
+  } catch (error) {
+    throw new ConfigError(`${output}: cannot be a directory (${messageOf(error)}). Choose another --output.`);
+  }
   if (status === undefined || (status.isDirectory() && readdirSync(output).length === 0)) return;
   const found = status.isDirectory() ? 'is not empty' : 'is not a directory';
   throw new ConfigError(`${output}: ${found}; expected a new or empty directory. Choose another --output.`);

@@ -45,6 +45,23 @@ training: { max_steps: 2, batch_size: 2, gradient_accumulation_steps: 2, warmup_
 `;
 
 describe('grpolab train', () => {
+  it('takes a reward of a YAML file', async () => {
+    const [output, reward] = [temporaryDirectory(), temporaryFile('own.yaml', 'preset: sharp\nname: own\n')];
+    const file = experiment(`
+method: grpo
+model: ${model}
+data: { train: ${data()} }
+output_dir: ${output}
+reward: ${reward}
+lora: { r: 4 }
+training: { max_steps: 1, batch_size: 2, gradient_accumulation_steps: 1 }
+grpo: { n_generations: 2, max_new_tokens: 4 }
+`);
+    const { code, stderr } = await runCli(['train', '--config', file, '--quiet']);
+    expect(stderr).toBe('');
+    expect(code).toBe(0);
+  });
+
   it('runs SFT and then GRPO from its adapter, and leaves what a run leaves', async () => {
     const [warm, output] = [temporaryDirectory(), temporaryDirectory()];
     const first = await runCli(['train', '--config', experiment(sft(warm)), '--json']);

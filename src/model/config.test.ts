@@ -57,6 +57,18 @@ describe('readModelConfig', () => {
     expect(readWith({ eos_token_id: [1, 2] }, { do_sample: true }).eosTokenIds).toEqual([1, 2]);
   });
 
+  it('refuses sizes that no model has, before they become a list of tensors', () => {
+    expect(() => readWith({ num_hidden_layers: 3e9 })).toThrow(/num_hidden_layers.*10000.*found 3000000000/);
+  });
+
+  it('shows a value that is nested too deeply for JSON.stringify in one line', () => {
+    writeFileSync(join(dir, 'config.json'), `{"model_type": ${'['.repeat(1e5)}${']'.repeat(1e5)}}`);
+    expect(() => readModelConfig(dir)).toThrow(
+      /model_type.*found a value that is nested too deeply to show$/,
+    );
+    expect(() => readModelConfig(dir)).toThrow(CheckpointError);
+  });
+
   it('allows a sliding window that is switched off or begins after the last layer', () => {
     readWith({ sliding_window: 32, use_sliding_window: false });
     readWith({ sliding_window: 32, use_sliding_window: true, max_window_layers: 2 });

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { CheckpointError } from '../runtime/errors';
 import { readJsonFile } from '../runtime/files';
-import { elementCount } from './safetensors-header';
+import { elementCount, shownJson } from './safetensors-header';
 
 /** Shape and constants of a Qwen3 model, from `config.json` and `generation_config.json`. */
 export interface ModelConfig {
@@ -35,6 +35,8 @@ export interface TensorShape {
 }
 
 const size = z.int().positive();
+/** Far above any model's: what is wrong in a file must not become a list that fills the memory. */
+const layers = z.int().positive().max(10_000);
 const tokenId = z.int().nonnegative();
 const tokenIds = z.union([tokenId, z.array(tokenId)], { error: 'expected a token id or a list of them' });
 
@@ -44,7 +46,7 @@ const configSchema = z.looseObject({
   vocab_size: size,
   hidden_size: size,
   intermediate_size: size,
-  num_hidden_layers: size,
+  num_hidden_layers: layers,
   num_attention_heads: size,
   num_key_value_heads: size,
   head_dim: size.nullish(),
@@ -191,8 +193,7 @@ export function parseFile<T extends z.ZodType>(path: string, schema: T): z.infer
   if (result.success) return result.data;
   const { path: field, message } = result.error.issues[0];
   const given = field.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], value);
-  const found = given === undefined ? 'nothing' : JSON.stringify(given).slice(0, 80);
-  throw new CheckpointError(`${path}: ${field.join('.') || 'file'}: ${message}; found ${found}`);
+  throw new CheckpointError(`${path}: ${field.join('.') || 'file'}: ${message}; found ${shownJson(given)}`);
 }
 
 /** Defaults of generation; empty where a model has none. */
@@ -208,9 +209,9 @@ function refuseUnsupported(file: ConfigFile, path: string): void {
   };
   for (const rope of [file.rope_parameters, file.rope_scaling]) {
     const type = rope?.rope_type ?? rope?.type ?? 'default';
-    if (type !== 'default') refuse(`RoPE of type ${JSON.stringify(type)}`);
+    if (type !== 'default') refuse(`RoPE of type ${shownJson(type)}`);
     for (const key of Object.keys(rope ?? {})) {
-      if (!['rope_theta', 'rope_type', 'type'].includes(key)) refuse(`the RoPE setting ${key}`);
+      if (!['rope_theta', 'rope_type', 'type'].includes(key)) refuse(`the RoPE setting ${key.slice(0, 80)}`);
     }
   }
   if (file.quantization_config != null) refuse('a quantised checkpoint (quantization_config)');

@@ -7,6 +7,7 @@ import { expectedTensors, parseFile } from './config';
 import type { ModelConfig } from './config';
 import { openSafetensors } from './safetensors';
 import type { SafetensorsFile } from './safetensors';
+import { shownJson } from './safetensors-header';
 import { writeSafetensors } from './safetensors-writer';
 import type { TensorSource } from './safetensors-writer';
 
@@ -124,7 +125,7 @@ export function readAdapterConfig(dir: string): AdapterConfig {
   for (const [field, value] of Object.entries(file)) {
     if (DESCRIPTIVE.has(field) || isOff(value)) continue;
     throw new CheckpointError(
-      `${path}: ${field} = ${JSON.stringify(value).slice(0, 80)} is not supported. Supported: plain LoRA of one rank ` +
+      `${path}: ${field.slice(0, 80)} = ${shownJson(value)} is not supported. Supported: plain LoRA of one rank ` +
         `and alpha on ${LORA_TARGETS.join(', ')}. Merge the adapter with PEFT and load the merged model instead.`,
     );
   }
@@ -188,7 +189,9 @@ function refuseOthers(file: SafetensorsFile, matrices: ReadonlyMap<string, LoraM
   for (const name of file.tensors.keys()) {
     const module = TENSOR_NAME.exec(name)?.[1];
     if (module === undefined) {
-      throw new CheckpointError(`${file.path}: "${name}" is not a LoRA factor of a Qwen3 layer`);
+      throw new CheckpointError(
+        `${file.path}: "${name.slice(0, 200)}" is not a LoRA factor of a Qwen3 layer`,
+      );
     }
     if (!matrices.has(module)) {
       throw new CheckpointError(

@@ -35,6 +35,9 @@ export interface SafetensorsHeader {
   metadata: Record<string, string>;
 }
 
+/** The format needs 4; its reference implementation refuses more than 127. */
+const MAX_DEPTH = 100;
+
 const REMEDY = 'The file is damaged or incomplete: copy or download it again.';
 
 export function bytesPerElement(dtype: SafetensorsDtype): number {
@@ -44,6 +47,16 @@ export function bytesPerElement(dtype: SafetensorsDtype): number {
 /** Number of elements of a shape; 1 for a scalar. */
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
+}
+
+/** A value of a JSON file as a message shows it, cut after 80 characters. */
+export function shownJson(value: unknown): string {
+  try {
+    return ((JSON.stringify(value) as string | undefined) ?? 'nothing').slice(0, 80);
+  } catch {
+    // JSON.parse makes values of any depth; JSON.stringify runs out of stack in them.
+    return 'a value that is nested too deeply to show';
+  }
 }
 
 /** The error for a file that is not what the format says. */
@@ -88,10 +101,10 @@ function parseEntries(bytes: Uint8Array, path: string): Record<string, unknown> 
     throw damaged(path, `expected a JSON header, found something else (${messageOf(error)})`);
   }
   if (!isObject(value)) {
-    throw damaged(path, `expected a JSON object as header, found ${JSON.stringify(value).slice(0, 60)}`);
+    throw damaged(path, `expected a JSON object as header, found ${shownJson(value)}`);
   }
-  const duplicate = firstDuplicateKey(text);
-  if (duplicate !== undefined) throw damaged(path, `"${duplicate}" stands twice in the header`);
+  const flaw = flawOf(text);
+  if (flaw !== undefined) throw damaged(path, flaw);
   return value;
 }
 
@@ -109,16 +122,16 @@ function checkTensor(
   dataBytes: number,
   path: string,
 ): TensorInfo {
-  const bad = (what: string) => damaged(path, `tensor "${name}": ${what}`);
-  if (!isObject(entry)) throw bad(`expected an object, found ${JSON.stringify(entry)}`);
+  const bad = (what: string) => damaged(path, `tensor "${name.slice(0, 200)}": ${what}`);
+  if (!isObject(entry)) throw bad(`expected an object, found ${shownJson(entry)}`);
   const { dtype, shape, data_offsets: range } = entry;
   if (typeof dtype !== 'string' || !Object.hasOwn(BYTES_PER_ELEMENT, dtype)) {
     const known = Object.keys(BYTES_PER_ELEMENT).join(', ');
-    throw bad(`expected a dtype of ${known}, found ${JSON.stringify(dtype)}`);
+    throw bad(`expected a dtype of ${known}, found ${shownJson(dtype)}`);
   }
-  if (!isSizes(shape)) throw bad(`expected a shape of integers >= 0, found ${JSON.stringify(shape)}`);
+  if (!isSizes(shape)) throw bad(`expected a shape of integers >= 0, found ${shownJson(shape)}`);
   if (!isSizes(range) || range.length !== 2 || range[0] > range[1]) {
-    throw bad(`expected data_offsets [begin, end], found ${JSON.stringify(range)}`);
+    throw bad(`expected data_offsets [begin, end], found ${shownJson(range)}`);
   }
   const [begin, end] = range;
   if (end > dataBytes) {
@@ -126,7 +139,7 @@ function checkTensor(
   }
   const expected = elementCount(shape) * BYTES_PER_ELEMENT[dtype as SafetensorsDtype];
   if (end - begin !== expected) {
-    throw bad(`expected ${expected} bytes for ${dtype} [${shape.join(', ')}], found ${end - begin}`);
+    throw bad(`expected ${expected} bytes for ${dtype} ${shownJson(shape)}, found ${end - begin}`);
   }
   const offset = dataStart + begin;
   return { name, dtype: dtype as SafetensorsDtype, shape, offset, byteLength: end - begin };
@@ -138,9 +151,13 @@ function checkLayout(tensors: TensorInfo[], dataStart: number, dataBytes: number
   let reached = dataStart;
   let before = '';
   for (const { name, offset, byteLength } of ordered) {
-    if (offset < reached) throw damaged(path, `tensors "${before}" and "${name}" overlap`);
+    if (offset < reached)
+      throw damaged(path, `tensors "${before.slice(0, 200)}" and "${name.slice(0, 200)}" overlap`);
     if (offset > reached) {
-      throw damaged(path, `${offset - reached} bytes before tensor "${name}" belong to no tensor`);
+      throw damaged(
+        path,
+        `${offset - reached} bytes before tensor "${name.slice(0, 200)}" belong to no tensor`,
+      );
     }
     reached = offset + byteLength;
     before = name;
@@ -149,8 +166,11 @@ function checkLayout(tensors: TensorInfo[], dataStart: number, dataBytes: number
   if (rest > 0) throw damaged(path, `${rest} bytes at the end belong to no tensor`);
 }
 
-/** First key that an object of a valid JSON text holds twice: `JSON.parse` keeps the last one without a word. */
-function firstDuplicateKey(json: string): string | undefined {
+/**
+ * What `JSON.parse` takes without a word in a valid JSON text: a key that an object holds twice, of which it keeps the
+ * last, and values nested too deeply for whoever reads them.
+ */
+function flawOf(json: string): string | undefined {
   const scopes: Set<string>[] = [];
   let text = '';
   for (let i = 0; i < json.length; i++) {
@@ -159,14 +179,15 @@ function firstDuplicateKey(json: string): string | undefined {
       const start = i++;
       while (json[i] !== '"') i += json[i] === '\\' ? 2 : 1;
       text = json.slice(start, i + 1);
-    } else if (char === '{') {
+    } else if (char === '{' || char === '[') {
       scopes.push(new Set());
-    } else if (char === '}') {
+      if (scopes.length > MAX_DEPTH) return `the header is nested deeper than ${MAX_DEPTH} levels`;
+    } else if (char === '}' || char === ']') {
       scopes.pop();
     } else if (char === ':') {
       const key = JSON.parse(text) as string;
       const scope = scopes[scopes.length - 1];
-      if (scope.has(key)) return key;
+      if (scope.has(key)) return `"${key.slice(0, 200)}" stands twice in the header`;
       scope.add(key);
     }
   }

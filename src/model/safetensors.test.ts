@@ -110,6 +110,14 @@ describe('a damaged file', () => {
       8,
       /"a" stands twice/,
     ],
+    [
+      'is nested too deeply',
+      `{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":${'['.repeat(200)}${']'.repeat(200)}}}`,
+      8,
+      /nested deeper than 100 levels/,
+    ],
+    ['is nested deeper than a stack', `{"a":${'['.repeat(1e5)}${']'.repeat(1e5)}}`, 8, /nested deeper/],
+    ['has a long text for a shape', { a: { ...good, shape: 'x'.repeat(1e5) } }, 8, /found "x{79}\. The/],
     ['has metadata that are not strings', { __metadata__: { a: 1 } }, 0, /__metadata__/],
     ['has a tensor that is no object', { a: 3 }, 0, /tensor "a": expected an object, found 3/],
     [
@@ -125,7 +133,7 @@ describe('a damaged file', () => {
       /expected a shape of integers >= 0, found \[-2\]/,
     ],
     ['has a fractional size', { a: { ...good, shape: [0.5] } }, 8, /found \[0.5\]/],
-    ['has no shape', { a: { dtype: 'F32', data_offsets: [0, 8] } }, 8, /found undefined/],
+    ['has no shape', { a: { dtype: 'F32', data_offsets: [0, 8] } }, 8, /found nothing/],
     ['has offsets the wrong way', { a: { ...good, data_offsets: [8, 0] } }, 8, /found \[8,0\]/],
     ['has negative offsets', { a: { ...good, data_offsets: [-8, 0] } }, 8, /found \[-8,0\]/],
     ['ends before its data', { a: good }, 6, /tensor "a": expected data up to byte 8, found only 6 bytes/],

@@ -47,6 +47,30 @@ describe('loadTokenizer', () => {
     await expect(loadTokenizer(copyWith({ eos_token: null }))).rejects.toThrow(CheckpointError);
   });
 
+  it.each<[string, (tokenizer: { model: { vocab: unknown }; [key: string]: unknown }) => void, RegExp]>([
+    ['an id that is no number', ({ model }) => (model.vocab = { a: '0' }), /for "a", found "0"/],
+    ['an id that would fill the memory', ({ model }) => (model.vocab = { a: 2 ** 31 }), /found 2147483648/],
+    ['a text for a vocabulary', ({ model }) => (model.vocab = '{"a":0}'), /expected tokens with their ids/],
+    [
+      'an added token that would fill the memory',
+      (all) => (all.added_tokens = [{ id: 2 ** 31, content: 'a' }]),
+      /added_tokens\.0\.id/,
+    ],
+    [
+      'a setting that is looked at only when there is a text',
+      (all) => (all.pre_tokenizer = { type: 'Split', pattern: { Regex: ' ' }, behavior: [1], invert: false }),
+      /cannot be understood/,
+    ],
+  ])('refuses %s', async (_what, change, message) => {
+    const home = copyWith({});
+    const file = join(home, 'tokenizer.json');
+    const tokenizer = JSON.parse(readFileSync(file, 'utf8')) as { model: { vocab: unknown } };
+    change(tokenizer);
+    writeFileSync(file, JSON.stringify(tokenizer));
+    await expect(loadTokenizer(home)).rejects.toThrow(CheckpointError);
+    await expect(loadTokenizer(home)).rejects.toThrow(message);
+  });
+
   it('prefers chat_template.jinja to the template in tokenizer_config.json', async () => {
     const home = copyWith({ chat_template: 'from config' });
     expect((await loadTokenizer(home)).chatText([])).toBe('from config');

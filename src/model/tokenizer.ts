@@ -6,6 +6,7 @@ import { CheckpointError, messageOf } from '../runtime/errors';
 import { TemplateCache, templateFunctions } from './chat-template';
 import { parseFile, readGenerationConfig } from './config';
 import type { ModelConfig } from './config';
+import { shownJson } from './safetensors-header';
 
 export interface ChatMessage {
   role: string;
@@ -23,9 +24,12 @@ export interface ChatOptions {
 const FILES = ['tokenizer.json', 'tokenizer_config.json'];
 const TEMPLATE_FILE = 'chat_template.jinja';
 
+/** Far above any vocabulary's: the tokenizer makes a list that is as long as its largest id. */
+const MAX_TOKEN_ID = 2 ** 22;
+
 const tokenizerSchema = z.looseObject({
   model: z.looseObject({}),
-  added_tokens: z.array(z.looseObject({ id: z.int(), content: z.string() })),
+  added_tokens: z.array(z.looseObject({ id: z.int().min(0).max(MAX_TOKEN_ID), content: z.string() })),
 });
 const token = z
   .union([z.string(), z.looseObject({ content: z.string() })], { error: 'expected the text of a token' })
@@ -114,7 +118,7 @@ export class Tokenizer {
     const id = content === null ? undefined : this.ids.get(content);
     if (id !== undefined) return id;
     throw new CheckpointError(
-      `${this.dir}: expected ${field} of ${FILES[1]} to be a token, found ${JSON.stringify(content)}`,
+      `${this.dir}: expected ${field} of ${FILES[1]} to be a token, found ${shownJson(content)}`,
     );
   }
 }
@@ -133,19 +137,41 @@ export async function loadTokenizer(dir: string): Promise<Tokenizer> {
     );
   }
   const vocabulary = parseFile(join(dir, FILES[0]), tokenizerSchema);
+  checkVocabulary(vocabulary.model.vocab, join(dir, FILES[0]));
   const settings: Record<string, unknown> = parseFile(join(dir, FILES[1]), settingsSchema);
   const templatePath = join(dir, TEMPLATE_FILE);
   if (existsSync(templatePath)) settings.chat_template = readFileSync(templatePath, 'utf8');
   for (const field of ['eos_token', 'pad_token']) settings[field] = contentOf(settings[field]);
   // Imported here because it brings onnxruntime along: 0.1 s and 42 MB that only users of a tokenizer pay.
   const { PreTrainedTokenizer } = await import('@xenova/transformers');
-  let inner: PreTrainedTokenizer;
   try {
-    inner = new PreTrainedTokenizer(vocabulary, settings);
+    const tokenizer = new Tokenizer(new PreTrainedTokenizer(vocabulary, settings), dir);
+    // Some of what the files ask for is looked at only when there is a text.
+    tokenizer.decode(tokenizer.encode('a text, 1'));
+    return tokenizer;
   } catch (error) {
+    if (error instanceof CheckpointError) throw error;
     throw new CheckpointError(`${join(dir, FILES[0])}: cannot be understood (${messageOf(error)})`);
   }
-  return new Tokenizer(inner, dir);
+}
+
+const isTokenId = (id: unknown): boolean =>
+  Number.isInteger(id) && Number(id) >= 0 && Number(id) <= MAX_TOKEN_ID;
+
+/** Ids of the vocabulary become ids of texts as they stand. That there is one the tokenizer sees to. */
+function checkVocabulary(vocabulary: unknown, path: string): void {
+  if (vocabulary === undefined) return;
+  if (typeof vocabulary !== 'object' || vocabulary === null || Array.isArray(vocabulary)) {
+    throw new CheckpointError(
+      `${path}: model.vocab: expected tokens with their ids, found ${shownJson(vocabulary)}`,
+    );
+  }
+  for (const [token, id] of Object.entries(vocabulary as Record<string, unknown>)) {
+    if (isTokenId(id)) continue;
+    throw new CheckpointError(
+      `${path}: model.vocab: expected an id in 0..${MAX_TOKEN_ID} for ${shownJson(token)}, found ${shownJson(id)}`,
+    );
+  }
 }
 
 /** Older files write a token as an object with its content. */

@@ -150,9 +150,7 @@ describe('loadReward', () => {
 
   it('refuses a composite that an alias makes a part of itself', async () => {
     const path = await yamlFile('alias.yaml', '&x {type: composite, parts: {a: {weight: 1, reward: *x}}}');
-    await expect(loadReward(path)).rejects.toThrow(
-      'alias.yaml: parts.a: a reward cannot be a part of itself',
-    );
+    await expect(loadReward(path)).rejects.toThrow(/alias\.yaml: not YAML: an alias .* of what it stands in/);
   });
 
   it('takes one file as two parts', async () => {

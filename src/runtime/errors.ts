@@ -1,9 +1,21 @@
+/** Characters that a terminal would obey, or that end a line. */
+const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g;
+
+function escaped(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+}
+
 /**
  * The errors that a user can meet. Each message says what was expected, what came, where, and what to do,
  * in one line; the command line prints it without a stack and exits with 2.
  */
 export class GrpolabError extends Error {
   override readonly name: string = 'GrpolabError';
+
+  /** What is quoted from a file may hold line ends, and what a terminal would obey: a message is one line of plain text. */
+  constructor(message: string) {
+    super(message.replace(/\s*[\r\n]\s*/g, ' ').replace(CONTROL, escaped));
+  }
 }
 
 /** A setting is missing, unknown, out of range, or asks for what cannot be done. */

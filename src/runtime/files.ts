@@ -119,10 +119,32 @@ export async function atomicWriteFile(path: string, data: string | Uint8Array): 
   await file.commit();
 }
 
+/** As mkdir's `recursive`, which in Node 20 never ends where the system makes nothing, such as /proc/x. */
+async function makeDirectories(path: string): Promise<void> {
+  try {
+    await mkdir(path);
+  } catch (error) {
+    const code = errorCode(error);
+    if (code === 'EEXIST' && (await stat(path)).isDirectory()) return;
+    if (code !== 'ENOENT' || dirname(path) === path || (await exists(dirname(path)))) throw error;
+    await makeDirectories(dirname(path));
+    // Another process may have made it meanwhile.
+    await mkdir(path).catch((again: unknown) => {
+      if (errorCode(again) !== 'EEXIST') throw again;
+    });
+  }
+}
+
+const exists = (path: string): Promise<boolean> =>
+  stat(path).then(
+    () => true,
+    () => false,
+  );
+
 /** Makes a directory and its parents. @throws DataError when a file stands in the way or it may not be made. */
 export async function ensureDirectory(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true });
+    await makeDirectories(path);
   } catch (error) {
     const code = errorCode(error);
     const reason = code === 'EEXIST' || code === 'ENOTDIR' ? 'a file stands there' : messageOf(error);

@@ -102,8 +102,9 @@ export class Random {
     return this.nextWord() / 2 ** 32;
   }
 
-  /** An integer in 0..n-1, each equally likely. */
+  /** An integer in 0..n-1, each equally likely. @throws RangeError  without one to draw from */
   integer(n: number): number {
+    if (!(n >= 1 && n <= 2 ** 32)) throw new RangeError(`an integer below ${n} was asked for`);
     const limit = 2 ** 32 - (2 ** 32 % n);
     for (;;) {
       const word = this.nextWord();

@@ -21,6 +21,9 @@ describe('parseYaml', () => {
     [`a: 1\n  ${SECRET}: 2`, 'line'],
     [`--- a\n--- ${SECRET}`, 'multiple docs'],
     [`__proto__: ${SECRET}`, 'line 1: the key __proto__'],
+    [`a: &x [*x, ${SECRET}]`, 'an alias ("*...") of what it stands in'],
+    [`a: &x {b: {c: *x}, d: ${SECRET}}`, 'an alias ("*...") of what it stands in'],
+    [`a: 1\n? [${SECRET}]\n: 2`, 'line 2: a list or a mapping as a key'],
   ])('refuses %j in one line, without the text and without a warning elsewhere', (text, problem) => {
     const emitted = vi.spyOn(process, 'emitWarning').mockImplementation(() => undefined);
     const warned = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
@@ -38,6 +41,19 @@ describe('parseYaml', () => {
     expect(message).not.toContain('sk-test');
     expect(emitted).not.toHaveBeenCalled();
     expect(warned).not.toHaveBeenCalled();
+  });
+
+  it.each([150, 3000, 30_000])('refuses values that are nested %i levels deep', (depth) => {
+    const texts = [
+      `a: ${'['.repeat(depth)}${']'.repeat(depth)}`,
+      `a: ${'{b: '.repeat(depth)}1${'}'.repeat(depth)}`,
+      '- '.repeat(depth),
+    ];
+    for (const text of texts) {
+      const parse = () => parseYaml(text, 'f.yaml');
+      expect(parse).toThrow(ConfigError);
+      expect(parse).toThrow(/^f\.yaml: not YAML:( line 1:)? values nested too deeply\. Correct the text\.$/);
+    }
   });
 
   it('refuses aliases that unfold to too much', () => {

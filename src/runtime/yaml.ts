@@ -2,20 +2,22 @@
 import { isCollection, LineCounter, parseDocument, visit } from 'yaml';
 import { ConfigError } from './errors';
 
+/** Deeper values make recursive functions run out of stack; no setting is nested so deeply. */
+const MAX_DEPTH = 100;
+const TOO_DEEP = 'values nested too deeply';
+
 /** What a problem of the `yaml` package is called here: its messages may repeat the text, which may hold a key. */
 function problemOf(code: string): string {
+  if (code === 'RESOURCE_EXHAUSTION') return TOO_DEEP;
   if (code === 'TAG_RESOLVE_FAILED') return 'a tag ("!...") that means nothing here';
   return code.toLowerCase().replaceAll('_', ' ');
 }
-
-/** Deeper values make recursive functions run out of stack; no setting is nested so deeply. */
-const MAX_DEPTH = 100;
 
 /** What is wrong with a value as a tree; undefined when nothing is. An alias may lead to what it stands in. */
 function flawOf(value: unknown, above: readonly unknown[] = []): string | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
   if (above.includes(value)) return 'an alias ("*...") of what it stands in';
-  if (above.length === MAX_DEPTH) return `values nested deeper than ${MAX_DEPTH} levels`;
+  if (above.length === MAX_DEPTH) return TOO_DEEP;
   for (const inner of Object.values(value)) {
     const flaw = flawOf(inner, [...above, value]);
     if (flaw !== undefined) return flaw;
@@ -54,7 +56,7 @@ export function parseYaml(text: string, where: string): unknown {
     return flaw === undefined ? value : refuse(flaw);
   } catch (error) {
     if (error instanceof ConfigError) throw error;
-    if (error instanceof RangeError) return refuse(`values nested deeper than ${MAX_DEPTH} levels`);
+    if (error instanceof RangeError) return refuse(TOO_DEEP);
     return refuse('an alias ("*...") that leads nowhere, or aliases that unfold to too much');
   }
 }

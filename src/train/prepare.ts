@@ -1,6 +1,6 @@
 /** From an experiment to a loop that is ready to run: data, model, tokenizer, reward, and the method's own parts. */
 import { createHash } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { readModelConfig } from '../model/config';
 import type { ModelConfig } from '../model/config';
@@ -167,7 +167,8 @@ export async function openPolicy(
 /** The bytes of a file, or nothing where a name means something else (a built-in reward, a hub id). */
 function bytesOf(...place: string[]): Buffer | string {
   const file = path.join(...place);
-  return statSync(file, { throwIfNoEntry: false })?.isFile() ? readFileSync(file) : '';
+  // Of a path through a file, statSync throws all the same.
+  return existsSync(file) && statSync(file).isFile() ? readFileSync(file) : '';
 }
 
 /**
