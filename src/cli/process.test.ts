@@ -108,7 +108,7 @@ describe('bin/grpolab.mjs', () => {
     expect(stderr).toBe('grpolab: it is not built yet. Run `npm run setup` in its directory.\n');
   });
 
-  it('names the missing binding and environment where set-up has not run to its end', () => {
+  it('names the missing binding and environment of a package that has not been set up', () => {
     const root = temporaryDirectory();
     for (const part of ['bin', 'dist', 'package.json', 'data/lexical-idf.json'])
       cpSync(part, join(root, part), { recursive: true });
@@ -125,6 +125,6 @@ describe('bin/grpolab.mjs', () => {
     expect(problems.join('\n')).toMatch(/native binding is not built.*\n.*\.venv.*\n.*figures: no browser/);
     const logprobs = run(['logprobs', '--model', model, '--input', '-']);
     expect(logprobs.status).toBe(2);
-    expect(logprobs.stderr).toBe('grpolab: The native binding is not built. Run `npm run setup`.\n');
+    expect(logprobs.stderr).toBe('grpolab: The native binding is not built. Run `npx grpolab setup`.\n');
   });
 });
