@@ -243,6 +243,11 @@ describe('what a server cannot do', () => {
     ['a least length', { grpo: { temperature: 1, min_new_tokens: 2 } }, /grpo.min_new_tokens: is 2/],
     ['recomputing', { training: { gradient_checkpointing: true } }, /gradient_checkpointing: is true/],
     ['an address that is none', { policy: { type: 'tinker', base_url: 'x' } }, /base_url: expected an http/],
+    [
+      'a password in the address',
+      { policy: { ...policy, base_url: 'http://a:b@c' } },
+      /without user name, password/,
+    ],
     ['a key in the file', { policy: { ...policy, api_key: 'tml-1' } }, /"api_key" may not stand/],
   ])('is refused: %s', (_, own, message) => {
     expect(() => parse(own)).toThrow(message);

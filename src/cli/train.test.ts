@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { copyModel, jsonLines, parseLines, runCli, temporaryDirectory, temporaryFile } from '../../test/cli';
@@ -45,6 +45,20 @@ training: { max_steps: 2, batch_size: 2, gradient_accumulation_steps: 2, warmup_
 `;
 
 describe('grpolab train', () => {
+  it('goes on with a run of a build whose experiments had no policy', async () => {
+    const output = temporaryDirectory();
+    const file = experiment(sft(output));
+    expect((await runCli(['train', '--config', file, '--quiet'])).code).toBe(0);
+    const config = join(output, 'config.resolved.yaml');
+    const text = readFileSync(config, 'utf8');
+    writeFileSync(config, text.replace(/^policy:\n {2}type: local\n/m, ''));
+    expect(readFileSync(config, 'utf8')).not.toContain('policy:');
+    rmSync(join(output, 'trainer_state.json'));
+    const { code, stderr } = await runCli(['train', '--config', file, '--resume', '--quiet']);
+    expect(stderr).toBe('');
+    expect(code).toBe(0);
+  });
+
   it('takes a reward of a YAML file', async () => {
     const [output, reward] = [temporaryDirectory(), temporaryFile('own.yaml', 'preset: sharp\nname: own\n')];
     const file = experiment(`

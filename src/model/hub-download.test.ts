@@ -1,10 +1,9 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import ts from 'typescript';
 import { describe, expect, it, vi } from 'vitest';
 import { cacheOf, checksumOf, damaged, startHub, temporaryDirectory } from '../../test/hub-server';
 import type { Behaviour, Fetched, Hub } from '../../test/hub-server';
@@ -190,34 +189,22 @@ describe('the checksum', () => {
   });
 });
 
-/** The hub's code as a program of its own, which downloads the weights of a hub into a cache. */
-function compile(): string {
-  const directory = temporaryDirectory();
-  const sources = ['runtime/errors', 'runtime/files', 'runtime/progress', 'model/hub'];
-  const parts = readdirSync('src/model').filter((name) => /^hub-[a-z]+\.ts$/.test(name));
-  for (const source of [...sources, ...parts.map((name) => `model/${name.slice(0, -3)}`)]) {
-    mkdirSync(join(directory, source, '..'), { recursive: true });
-    const options = { module: ts.ModuleKind.CommonJS, target: ts.ScriptTarget.ES2022 };
-    const text = readFileSync(join('src', `${source}.ts`), 'utf8');
-    writeFileSync(
-      join(directory, `${source}.js`),
-      ts.transpileModule(text, { compilerOptions: options }).outputText,
-    );
-  }
-  const program = join(directory, 'program.js');
+/** The built library in a program of its own, which downloads the weights of a hub into a cache. */
+function writeProgram(): string {
+  const program = join(temporaryDirectory(), 'program.cjs');
   writeFileSync(
     program,
     `const [hubUrl, cacheDir] = process.argv.slice(2);
     const seen = ({ loadedBytes }) => console.log(loadedBytes);
-    require('./model/hub').resolveModel('some/model', seen, { hubUrl, cacheDir, files: ${String(files)} })
+    require(${JSON.stringify(resolve('dist/model/hub.js'))})
+      .resolveModel('some/model', seen, { hubUrl, cacheDir, files: ${String(files)} })
       .then(console.log, (error) => { console.error(error); process.exit(1); });`,
   );
   return program;
 }
 
 function start(program: string, hub: Hub, { cacheDir }: Fetched): ChildProcess & { text: () => string } {
-  const env = { ...process.env, NODE_PATH: resolve('node_modules') };
-  const child = spawn(process.execPath, [program, hub.url, cacheDir], { env });
+  const child = spawn(process.execPath, [program, hub.url, cacheDir]);
   let text = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (data: Buffer) => (text += data.toString()));
@@ -227,7 +214,7 @@ function start(program: string, hub: Hub, { cacheDir }: Fetched): ChildProcess &
 describe('several processes', () => {
   it('go on where one was killed, at once', async () => {
     const opened = await open({ stallAfter: 100_000 });
-    const child = start(compile(), opened.hub, opened);
+    const child = start(writeProgram(), opened.hub, opened);
     await vi.waitFor(() => expect(statSync(opened.partial).size).toBe(100_000), { timeout: 20_000 });
     child.kill('SIGKILL');
     await once(child, 'exit');
@@ -239,7 +226,7 @@ describe('several processes', () => {
 
   it('download a file once between them, and all know how far it is', async () => {
     const opened = await open({ seconds: 1.5 });
-    const program = compile();
+    const program = writeProgram();
     const first = start(program, opened.hub, opened);
     await vi.waitFor(() => expect(opened.hub.sent[WEIGHTS]).toBeGreaterThan(0), { timeout: 20_000 });
     const others = [start(program, opened.hub, opened), start(program, opened.hub, opened)];
@@ -252,7 +239,7 @@ describe('several processes', () => {
 
   it('take over from one that is killed while they wait', async () => {
     const opened = await open({ stallAfter: 100_000 });
-    const child = start(compile(), opened.hub, opened);
+    const child = start(writeProgram(), opened.hub, opened);
     await vi.waitFor(() => expect(statSync(opened.partial).size).toBe(100_000), { timeout: 20_000 });
     const download = opened.get({ files });
     await vi.waitFor(() => expect(opened.progress.at(-1)?.loadedBytes).toBe(100_000));

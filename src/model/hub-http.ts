@@ -1,5 +1,6 @@
 /** Requests to a model hub: what a refusal means, what is worth another try, and who gets to see the token. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { retryAfterSeconds } from '../runtime/http';
 import { formatBytes } from '../runtime/progress';
 import { messageOf } from '../runtime/errors';
 import type { HubToken } from './hub-token';
@@ -63,13 +64,6 @@ function networkFailure(error: unknown): HubFailure {
   const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
   const kind = code === '' ? 'refused' : UNREACHABLE.test(code) ? 'unreachable' : 'interrupted';
   return new HubFailure(messageOf(cause) || code, kind);
-}
-
-/** Seconds that a Retry-After header asks for, a number or an HTTP date. */
-function retryAfterOf(headers: Headers): number {
-  const text = headers.get('retry-after') ?? '';
-  const seconds = /^\d+$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1000;
-  return Number.isNaN(seconds) ? 0 : Math.max(0, seconds);
 }
 
 /** Talks to one hub about one repository. */
@@ -198,7 +192,9 @@ export class HubClient {
         `${who} answered HTTP ${status}`,
         'interrupted',
         status,
-        status === 429 || status === 503 ? retryAfterOf(headers) : 0,
+        status === 429 || status === 503
+          ? (retryAfterSeconds(headers.get('retry-after'), Date.now()) ?? 0)
+          : 0,
       );
     const reason = this.refusal(status, headers.get('x-error-code') ?? '');
     return new HubFailure(`${reason ?? `${who} answered`} (HTTP ${status})`, 'refused', status);

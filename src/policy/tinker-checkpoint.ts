@@ -47,17 +47,18 @@ export function readTinkerState(directory: string): TinkerState {
 
 /**
  * The adapter in an archive of sampler weights: `adapter_config.json` and `adapter_model.safetensors` in a tar, compressed or
- * not. Some servers leave out `target_modules` in the configuration, and PEFT would then apply two of the seven: the list is
- * that of the matrices that the file has.
+ * not. Some servers leave out `target_modules` in the configuration, and PEFT would then apply two of the seven: it becomes the
+ * list of all seven, which a server trains.
  *
  * @throws RemoteError      when the archive is none
  * @throws CheckpointError  when the adapter is not one of this model
  */
 export async function adapterOfArchive(archive: Buffer, model: ModelConfig, from: string): Promise<Adapter> {
+  const members = await membersOf(archive, from);
   const directory = await mkdtemp(path.join(tmpdir(), 'grpolab-adapter-'));
   try {
     for (const name of ['adapter_config.json', 'adapter_model.safetensors']) {
-      const data = (await membersOf(archive, from)).get(name);
+      const data = members.get(name);
       if (data === undefined)
         throw new RemoteError(`${from}: the archive of the adapter holds no ${name}; is it a LoRA adapter?`);
       const isConfig = name === 'adapter_config.json';

@@ -225,7 +225,7 @@ export class TinkerClient {
     return this.finish(operation, ticket, options);
   }
 
-  /** The bytes at a path below the protocol's, redirects within the same server followed. */
+  /** The bytes at a path below the protocol's, redirects followed. */
   async download(path: string, of: string): Promise<Buffer> {
     const question = { path, form: z.instanceof(Buffer), repeatable: true, of };
     return this.ask(question, true);

@@ -6,6 +6,7 @@ import http from 'node:http';
 import https from 'node:https';
 import { messageOf } from '../runtime/errors';
 import { errorCode } from '../runtime/files';
+import { clip } from '../runtime/http';
 
 /** What came of a request. */
 export type Exchange =
@@ -30,24 +31,21 @@ export interface ExchangeOptions {
 }
 
 const MOST_REDIRECTS = 3;
+/** Characters of what a server wrote that a message shows. */
+const SHOWN = 300;
 /** A connection that is not there by then does not come. */
 const CONNECT_SECONDS = 20;
-
-function clip(text: string, length = 300): string {
-  const folded = text.replace(/\s+/g, ' ').trim();
-  return folded.length > length ? `${folded.slice(0, length)}...` : folded;
-}
 
 /** The text of an error's body: `{"detail": "text"}`, `{"detail": [{loc, msg}]}`, or plain text. */
 function detailOf(text: string): string {
   try {
     const { detail } = JSON.parse(text) as { detail?: unknown };
-    if (typeof detail === 'string') return clip(detail);
-    if (detail !== undefined) return clip(JSON.stringify(detail));
+    if (typeof detail === 'string') return clip(detail, SHOWN);
+    if (detail !== undefined) return clip(JSON.stringify(detail), SHOWN);
   } catch {
     // Plain text, as a server sends with 500.
   }
-  return clip(text);
+  return clip(text, SHOWN);
 }
 
 interface Received {
@@ -141,7 +139,7 @@ export async function exchange(url: string, options: ExchangeOptions): Promise<E
   } catch (error) {
     options.signal?.throwIfAborted();
     if (!(error instanceof Broken)) throw error;
-    return { kind: error.wasConnected ? 'lost' : 'not sent', detail: clip(redact(error.message)) };
+    return { kind: error.wasConnected ? 'lost' : 'not sent', detail: clip(redact(error.message), SHOWN) };
   }
   const { status, bytes } = received;
   const isFine = status >= 200 && status < 300;

@@ -10,6 +10,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { ConfigError, DataError } from '../runtime/errors';
 import { atomicWriteFile, ensureDirectory, errorCode, readFailure, strictJson } from '../runtime/files';
+import { clip } from '../runtime/http';
 import { Random } from '../runtime/random';
 import { lacksLikelihood, parseDrawn } from './chat-log-probs';
 import { completionContent, connect, malformed, parseAnswer, parseText, readKey } from './chat-request';
@@ -18,6 +19,8 @@ import type { ChatEndpointConfig, ChatMessage, Failure, Post } from './chat-requ
 
 const FIRST_WAIT_SECONDS = 0.5;
 const LONGEST_WAIT_SECONDS = 30;
+/** Characters of what a server wrote that a message shows. */
+const SHOWN = 160;
 /** A server that asks for a longer pause than this gets an error instead of a process that seems to hang. */
 const LONGEST_RETRY_AFTER_SECONDS = 600;
 
@@ -57,12 +60,6 @@ export interface ChatEndpointOptions {
 export function backOffSeconds(attempt: number, seed: number, question: string): number {
   const longest = Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** attempt);
   return longest * (0.5 + new Random(seed, 'back-off', question, attempt).uniform() / 2);
-}
-
-/** A text in one short line. A key has to be taken out before: half of one would not be found. */
-function clip(text: string, length = 160): string {
-  const folded = text.replace(/\s+/g, ' ').trim();
-  return folded.length > length ? `${folded.slice(0, length)}...` : folded;
 }
 
 /** At most `limit` pieces of work at once; the others wait in order. */
@@ -183,7 +180,7 @@ export class ChatEndpoint {
     }
     const kept = parseAnswer(text, z.object({ answer: question.answer }));
     if ('value' in kept) return { value: kept.value.answer };
-    this.notice(`${file}: damaged (${clip(this.withoutKey(kept.problem))}); asking again`);
+    this.notice(`${file}: damaged (${clip(this.withoutKey(kept.problem), SHOWN)}); asking again`);
     return undefined;
   }
 
@@ -235,7 +232,7 @@ export class ChatEndpoint {
 
   private errorOf({ kind, detail, remedy, retryAfterSeconds: asked = 0 }: Failure, attempts: number): Error {
     const { base_url, cache_directory } = this.config;
-    const reason = detail === undefined ? kind : `${kind} (${clip(this.withoutKey(detail))})`;
+    const reason = detail === undefined ? kind : `${kind} (${clip(this.withoutKey(detail), SHOWN)})`;
     if (remedy !== undefined) return new ConfigError(this.withoutKey(`${base_url}: ${reason}. ${remedy}.`));
     const times = attempts === 1 ? 'one request' : `${attempts} requests`;
     const pause = asked > LONGEST_RETRY_AFTER_SECONDS ? `; it asks for a pause of ${Math.ceil(asked)} s` : '';

@@ -1,15 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { ConfigError } from '../runtime/errors';
+import { retryAfterSeconds } from '../runtime/http';
 import { parseStrict } from '../runtime/strict';
-import {
-  chatEndpointSchema,
-  completionContent,
-  parseAnswer,
-  parseText,
-  refuseSecrets,
-  retryAfterSeconds,
-} from './chat-request';
+import { chatEndpointSchema, completionContent, parseAnswer, parseText, refuseSecrets } from './chat-request';
 
 const KEY = 'sk-test-0123456789abcdefghij';
 const schema = z.object({ grade: z.int().min(1).max(10), taste: z.int().min(1).max(10) });

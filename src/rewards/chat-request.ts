@@ -8,6 +8,7 @@ import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { ConfigError, messageOf } from '../runtime/errors';
 import { errorCode } from '../runtime/files';
+import { retryAfterSeconds } from '../runtime/http';
 
 /** What is wrong with an endpoint's address; null when nothing is. The address itself is not repeated: it may hold a secret. */
 function urlProblem(text: string): string | null {
@@ -21,24 +22,25 @@ function urlProblem(text: string): string | null {
   return /\/chat\/completions\/?$/.test(url.pathname) ? 'leave out /chat/completions at its end' : null;
 }
 
-/** Schema of an endpoint's settings. Refusals of `base_url` and `api_key_env` never show what was given. */
+/** The address of a server. Its refusals never show what was given. */
+export const addressSchema = z.string().superRefine((text, context) => {
+  const message = urlProblem(text);
+  if (message !== null) context.addIssue({ code: 'custom', message });
+});
+
+/** The name of the environment variable that holds a key. Its refusals never show what was given. */
+export const keyVariableSchema = z
+  .string()
+  .refine((name) => name === 'none' || /^[A-Z_][A-Z0-9_]*$/.test(name), {
+    error: 'expected the name of an environment variable in capitals, or none. Never put the key itself here',
+  })
+  .describe('environment variable that holds the key; none for a server without keys');
+
+/** Schema of an endpoint's settings. */
 export const chatEndpointSchema = z.strictObject({
-  base_url: z
-    .string()
-    .superRefine((text, context) => {
-      const message = urlProblem(text);
-      if (message !== null) context.addIssue({ code: 'custom', message });
-    })
-    .describe('address of the endpoint, without /chat/completions'),
+  base_url: addressSchema.describe('address of the endpoint, without /chat/completions'),
   model: z.string().min(1).describe("the model's name at the endpoint"),
-  api_key_env: z
-    .string()
-    .refine((name) => name === 'none' || /^[A-Z_][A-Z0-9_]*$/.test(name), {
-      error:
-        'expected the name of an environment variable in capitals, or none. Never put the key itself here',
-    })
-    .default('OPENAI_API_KEY')
-    .describe('environment variable that holds the key; none for a server without keys'),
+  api_key_env: keyVariableSchema.default('OPENAI_API_KEY'),
   temperature: z.number().min(0).max(2).default(0).describe('of the draws; 0: the likeliest answer'),
   top_p: z.number().positive().max(1).nullable().default(null).describe('of the draws; null: not sent'),
   max_tokens: z.int().min(1).default(300).describe('of an answer; a model that thinks aloud needs more'),
@@ -134,14 +136,6 @@ export function parseAnswer<T>(content: string, schema: z.ZodType<T>): { value: 
   if (result.success) return { value: result.data };
   const { path, message } = result.error.issues[0];
   return { problem: `${path.join('.') || 'the object'}: ${message}` };
-}
-
-/** Seconds that a Retry-After header asks for (a number, or an HTTP date); undefined without a readable one. */
-export function retryAfterSeconds(header: string | null | undefined, now: number): number | undefined {
-  const text = header?.trim() ?? '';
-  if (/^\d+(\.\d+)?$/.test(text)) return Number(text);
-  const date = Date.parse(text);
-  return Number.isNaN(date) ? undefined : Math.max(0, (date - now) / 1000);
 }
 
 /** The key, from the environment alone; undefined for `none`. */

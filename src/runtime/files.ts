@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, open, realpath, rename, rm, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -126,20 +126,11 @@ async function makeDirectories(path: string): Promise<void> {
   } catch (error) {
     const code = errorCode(error);
     if (code === 'EEXIST' && (await stat(path)).isDirectory()) return;
-    if (code !== 'ENOENT' || dirname(path) === path || (await exists(dirname(path)))) throw error;
+    if (code !== 'ENOENT' || existsSync(dirname(path))) throw error;
     await makeDirectories(dirname(path));
-    // Another process may have made it meanwhile.
-    await mkdir(path).catch((again: unknown) => {
-      if (errorCode(again) !== 'EEXIST') throw again;
-    });
+    await makeDirectories(path);
   }
 }
-
-const exists = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
 
 /** Makes a directory and its parents. @throws DataError when a file stands in the way or it may not be made. */
 export async function ensureDirectory(path: string): Promise<void> {

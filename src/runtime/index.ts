@@ -2,6 +2,7 @@
 
 export * from './errors';
 export * from './files';
+export * from './http';
 export * from './machine';
 export * from './progress';
 export * from './random';

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { LORA_TARGETS } from '../model/peft';
 import { TINKER_ALPHA } from '../policy/tinker-protocol';
+import { addressSchema, keyVariableSchema } from '../rewards/chat-request';
 import { embeddingSchema } from '../rewards/config';
 import { taskSchema } from './own-task';
 
@@ -130,25 +131,13 @@ const policySchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('local') }),
   z.strictObject({
     type: z.literal('tinker'),
-    base_url: z
-      .string()
-      .refine((text) => URL.canParse(text) && /^https?:$/.test(new URL(text).protocol), {
-        error: 'expected an http or https address, such as http://localhost:8000',
-      })
-      .describe("the server's address"),
+    base_url: addressSchema.describe("the server's address"),
     base_model: z
       .string()
       .min(1)
       .optional()
       .describe("the model's name at the server; default: the only one that it has"),
-    api_key_env: z
-      .string()
-      .refine((name) => name === 'none' || /^[A-Z_][A-Z0-9_]*$/.test(name), {
-        error:
-          'expected the name of an environment variable in capitals, or none. Never put the key itself here',
-      })
-      .default('none')
-      .describe('environment variable that holds the key; none for a server without keys'),
+    api_key_env: keyVariableSchema.default('none'),
     timeout_seconds: positive.default(1800).describe('of one operation on the server, compilation included'),
   }),
 ]);

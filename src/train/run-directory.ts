@@ -212,7 +212,14 @@ export class RunDirectory {
     const placed = ({ policy, ...settings }: { policy?: object }): unknown => ({
       ...settings,
       output_dir: undefined,
-      policy: { ...policy, base_url: undefined, api_key_env: undefined, timeout_seconds: undefined },
+      // Runs of builds without a choice were local.
+      policy: {
+        type: 'local',
+        ...policy,
+        base_url: undefined,
+        api_key_env: undefined,
+        timeout_seconds: undefined,
+      },
     });
     const settings = parseYaml(readFileSync(this.file(CONFIG), 'utf8'), this.file(CONFIG));
     const saved = placed((settings ?? {}) as object);
