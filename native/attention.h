@@ -6,8 +6,6 @@
 
 #include "kernels.h"
 
-inline int64_t Ceil(int64_t n) { return (n + kWidth - 1) / kWidth; }
-
 // One key-value head of a sequence. Keys are panels [T / 16, D, 16], values rows [T, D rounded up to 16].
 struct KeysValues {
   const float* keys;

@@ -1,9 +1,13 @@
 // TensorFlow ops that decode on the CPU: a whole step of Qwen3 over rows of different lengths in one op, on weights that
 // are laid out for it. src/model/qwen3.ts has the same computation as a graph, which serves where these ops cannot run.
 //
-//   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
-//   GrpolabPrefill(tokens, lengths, cache, weights...) -> logits [P, V] after each prompt's last token; fills the cache
-//   GrpolabDecode(tokens, rows, lengths, step, prompt cache, cache, weights...) -> logits [B, V]; adds to the cache
+//   GrpolabPrefill(tokens, lengths, cache, weights) -> logits [P, V] after each prompt's last token; fills the cache
+//   GrpolabDecode(tokens, rows, lengths, step, prompt cache, cache, weights) -> logits [B, V]; adds to the cache
+//
+// Weights are three lists. Vectors: the final norm, then of each layer its input norm, q norm, k norm, and norm after attention.
+// Matrices as panels (native/matrix.h): embedding (floats: [V, H] as they are; else panels of [H, V]), head, then of each layer
+// qkv, o, gate and up, down. Factors, where the adapter is not merged in: of each of a layer's matrices A and B as panels,
+// those of its modules side by side in A, and in the diagonal of B.
 //
 // A cache is float [layers, 2, rows, kvHeads, T, D'], T a multiple of 16 and D' = D rounded up to 16, and is written in
 // place. Keys (0) lie as panels [T / 16, D, 16], values (1) as rows [T, D'].
@@ -15,118 +19,30 @@
 #include <vector>
 
 #include "attention.h"
+#include "matrix.h"
 #include "ops.h"
 
 namespace {
 
-// ---- GrpolabPack ----
-
-// Attributes: transposed (the matrix is [n, k]), parts (its columns are that many equal parts, each padded by itself),
-// scale, and offsets: the first column of each adapter, whose factors A [k, r] and B [r, width] follow the matrix.
-struct PackOptions {
-  bool transposed = false;
-  int64_t parts = 1;
-  float scale = 1;
-  std::vector<int64_t> offsets;
-};
-
-void* CreatePack(TF_OpKernelConstruction* construction) {
-  OpStatus status;
-  auto* options = new PackOptions();
-  unsigned char transposed = 0;
-  int32_t list = 0, total = 0;
-  TF_OpKernelConstruction_GetAttrBool(construction, "transposed", &transposed, status.status);
-  TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
-  TF_OpKernelConstruction_GetAttrFloat(construction, "scale", &options->scale, status.status);
-  TF_OpKernelConstruction_GetAttrSize(construction, "offsets", &list, &total, status.status);
-  options->transposed = transposed != 0;
-  options->offsets.resize(std::max(list, 0));
-  if (list > 0)
-    TF_OpKernelConstruction_GetAttrInt64List(construction, "offsets", options->offsets.data(), list, status.status);
-  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
-  return options;
-}
-
-struct Factors {
-  const float* a;
-  const float* b;
-  int64_t rank, first, width;
-};
-
-// Adds scale * A B to the columns [first, first + count) of a panel [k, 16].
-void AddProduct(const Factors& f, float scale, int64_t k, int64_t first, int64_t count, float* panel) {
-  const int64_t from = std::max(first, f.first), to = std::min(first + count, f.first + f.width);
-  if (from >= to) return;
-  const float* b = f.b + (from - f.first);
-  int64_t ldb = f.width;
-  std::vector<float> edge;  // a product reads 16 columns of its right side
-  if (from - f.first + kWidth > f.width) {
-    edge.resize(f.rank * kWidth);
-    for (int64_t r = 0; r < f.rank; r++) std::copy(b + r * ldb, b + r * ldb + (to - from), &edge[r * kWidth]);
-    b = edge.data();
-    ldb = kWidth;
-  }
-  const Kernels& kernels = BestKernels();
-  std::vector<float> scaled(kWidth * f.rank);
-  for (int64_t i = 0; i < k; i += kWidth) {
-    const int64_t rows = std::min(kWidth, k - i);
-    for (int64_t e = 0; e < rows * f.rank; e++) scaled[e] = scale * f.a[i * f.rank + e];
-    kernels.product({scaled.data(), 1, f.rank, rows}, f.rank, b, ldb, panel + i * kWidth + (from - first), kWidth,
-                    to - from, Into::kAdd);
-  }
-}
-
-void ComputePack(void* state, TF_OpKernelContext* context) {
-  const auto& options = *static_cast<PackOptions*>(state);
-  OpInputs in(context);
-  if (!in.ok()) return;
-  const int64_t k = in.dim(0, options.transposed ? 1 : 0), n = in.dim(0, options.transposed ? 0 : 1);
-  const int64_t width = n / options.parts, panels = Ceil(width);
-  std::vector<Factors> factors;
-  for (size_t f = 0; f < options.offsets.size(); f++) {
-    const int a = static_cast<int>(1 + 2 * f);
-    if (a + 1 >= in.count() || in.dim(a, 0) != k || in.dim(a, 1) != in.dim(a + 1, 0))
-      return FailOp(context, "GrpolabPack: the factors do not fit the matrix");
-    factors.push_back({in.floats(a), in.floats(a + 1), in.dim(a, 1), options.offsets[f], in.dim(a + 1, 1)});
-  }
-  auto* out = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {options.parts * panels, k, kWidth}));
-  if (out == nullptr) return;
-  const float* matrix = in.floats(0);
-  ParallelFor(context, options.parts * panels, [&](int64_t p) {
-    const int64_t begin = p % panels * kWidth;
-    const int64_t first = p / panels * width + begin, count = std::min(kWidth, width - begin);
-    float* panel = out + p * k * kWidth;
-    for (int64_t i = 0; i < k; i++)
-      for (int64_t j = 0; j < kWidth; j++) {
-        const int64_t at = options.transposed ? (first + j) * k + i : i * n + first + j;
-        panel[i * kWidth + j] = j < count ? matrix[at] : 0.0f;
-      }
-    for (const Factors& f : factors) AddProduct(f, options.scale, k, first, count, panel);
-  });
-}
-
 // ---- the model ----
 
-struct Packed {
-  const float* data;
-  int64_t panels, k;
+// A matrix, with an adapter beside it or none.
+struct Weight {
+  Panels w, a, b;
 };
 
 struct Layer {
   const float* input_norm;
-  Packed qkv;
   const float* q_norm;
   const float* k_norm;
-  Packed o;
   const float* post_norm;
-  Packed gate_up;
-  Packed down;
+  Weight qkv, o, gate_up, down;
 };
 
 struct Options {
   float eps = 1e-6f;
   float theta = 1e6f;
-  int64_t group = 1;
+  int64_t group = 1, vocabulary = 0, vectors = 0, matrices = 0, factors = 0;
 };
 
 void* CreateOptions(TF_OpKernelConstruction* construction) {
@@ -134,7 +50,13 @@ void* CreateOptions(TF_OpKernelConstruction* construction) {
   auto* options = new Options();
   TF_OpKernelConstruction_GetAttrFloat(construction, "eps", &options->eps, status.status);
   TF_OpKernelConstruction_GetAttrFloat(construction, "theta", &options->theta, status.status);
-  TF_OpKernelConstruction_GetAttrInt64(construction, "group", &options->group, status.status);
+  const std::pair<const char*, int64_t*> integers[] = {{"group", &options->group},
+                                                       {"vocabulary", &options->vocabulary},
+                                                       {"N", &options->vectors},
+                                                       {"M", &options->matrices},
+                                                       {"F", &options->factors}};
+  for (const auto& [name, value] : integers)
+    if (status.ok()) TF_OpKernelConstruction_GetAttrInt64(construction, name, value, status.status);
   if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
   return options;
 }
@@ -159,36 +81,52 @@ struct Cache {
 };
 
 struct Model {
-  const float* embedding;
+  const float* table = nullptr;  // the embedding, unless it is one of panels
+  Panels embedding;
   int64_t vocabulary, hidden, heads, kv_heads, dim, ff;
   const float* final_norm;
-  Packed head;
+  Weight head;
   std::vector<Layer> layers;
   const Options* options;
   const Kernels* kernels = &BestKernels();
 
-  Packed packed(const OpInputs& in, int i) const { return {in.floats(i), in.dim(i, 0), in.dim(i, 1)}; }
-
-  // The weights start at an input: embedding, final norm, head, then eight of each layer.
+  // The weights start at an input.
   Model(const OpInputs& in, int start, const Cache& cache, const Options& options) : options(&options) {
-    embedding = in.floats(start);
-    vocabulary = in.dim(start, 0);
-    hidden = in.dim(start, 1);
-    final_norm = in.floats(start + 1);
-    head = packed(in, start + 2);
-    for (int i = start + 3; i + 7 < in.count(); i += 8)
-      layers.push_back({in.floats(i), packed(in, i + 1), in.floats(i + 2), in.floats(i + 3), packed(in, i + 4),
-                        in.floats(i + 5), packed(in, i + 6), packed(in, i + 7)});
+    const int matrices = start + static_cast<int>(options.vectors);
+    const int factors = matrices + static_cast<int>(options.matrices);
+    const auto weight = [&](int layer, int i) {
+      Weight result{Panels(in, matrices + 2 + 4 * layer + i), {}, {}};
+      if (options.factors == 0) return result;
+      result.a = Panels(in, factors + 8 * layer + 2 * i);
+      result.b = Panels(in, factors + 8 * layer + 2 * i + 1);
+      return result;
+    };
+    if (in.dtype(matrices) == TF_FLOAT) table = in.floats(matrices);
+    else embedding = Panels(in, matrices);
+    head.w = Panels(in, matrices + 1);
+    final_norm = in.floats(start);
+    for (int layer = 0; layer < (options.vectors - 1) / 4; layer++) {
+      const int v = start + 1 + 4 * layer;
+      layers.push_back({in.floats(v), in.floats(v + 1), in.floats(v + 2), in.floats(v + 3), weight(layer, 0),
+                        weight(layer, 1), weight(layer, 2), weight(layer, 3)});
+    }
+    vocabulary = options.vocabulary;
+    hidden = head.w.k;
     kv_heads = cache.kv_heads;
-    dim = in.dim(start + 5, 0);
-    heads = layers[0].o.k / dim;
-    ff = layers[0].down.k;
+    dim = in.dim(start + 2, 0);
+    heads = layers[0].o.w.k / dim;
+    ff = layers[0].down.w.k;
   }
   int64_t qkv_width() const { return (heads + 2 * kv_heads) * dim; }
 };
 
-bool HasWeights(const OpInputs& in, int start) {
-  return in.count() >= start + 11 && (in.count() - start - 3) % 8 == 0;
+bool HasWeights(const OpInputs& in, int start, const Options& o) {
+  const int64_t layers = (o.vectors - 1) / 4;
+  if (layers < 1 || o.vectors != 1 + 4 * layers || o.matrices != 2 + 4 * layers) return false;
+  if (o.factors != 0 && o.factors != 8 * layers) return false;
+  for (int i = start + static_cast<int>(o.vectors) + 1; i < in.count(); i++)
+    if (!Panels(in, i).ok()) return false;
+  return true;
 }
 
 // Tokens that go through the layers together.
@@ -240,7 +178,9 @@ class Pass {
     for (int64_t i = 0; i < half; i++)
       frequencies[i] = static_cast<float>(1 / std::pow(static_cast<double>(m_.options->theta), 2.0 * i / m_.dim));
     for (int64_t t = 0; t < n_; t++) {
-      std::memcpy(&x_[t * m_.hidden], m_.embedding + t_.ids[t] * m_.hidden, m_.hidden * sizeof(float));
+      float* x = &x_[t * m_.hidden];
+      if (m_.table == nullptr) m_.embedding.Column(t_.ids[t], x);
+      else std::memcpy(x, m_.table + t_.ids[t] * m_.hidden, m_.hidden * sizeof(float));
       for (int64_t i = 0; i < half; i++) {
         const float angle = static_cast<float>(t_.positions[t]) * frequencies[i];
         cos_[t * half + i] = std::cos(angle);
@@ -264,31 +204,62 @@ class Pass {
     return std::max<int64_t>(1, std::min(in_cache, panels / (ThreadCount() * 4)));
   }
 
+  // states_ = packed rows times an adapter's A.
+  void States(const float* x, int64_t rows, const Weight& weight) {
+    if (!weight.a.ok()) return;
+    const Panels& a = weight.a;
+    const int64_t width = a.panels * kWidth;
+    states_.resize(std::max<size_t>(states_.size(), Ceil(rows) * kWidth * width));
+    TightParallelFor(Ceil(rows) * a.panels, [&](int64_t task) {
+      const int64_t begin = task / a.panels * kWidth, p = task % a.panels;
+      m_.kernels->product({x + begin * a.k, kWidth, 1, std::min(kWidth, rows - begin)}, a.k, a.Lines(p, 0, a.k, nullptr),
+                          kWidth, &states_[begin * width + p * kWidth], width, kWidth, Into::kStore);
+    });
+  }
+
+  // out [rows, columns] (+)= a block of packed rows times one panel (`wide`, number p) of a matrix and its adapter.
+  void OnPanel(const float* x, int64_t begin, int64_t rows, const Weight& weight, int64_t p, const float* wide, float* out,
+               int64_t ldo, int64_t columns, Into into) {
+    const int64_t k = weight.w.k, count = std::min(kWidth, rows - begin);
+    weight.w.Product({x + begin * k, kWidth, 1, count}, p, wide, out, ldo, columns, into);
+    if (!weight.a.ok()) return;
+    const int64_t width = weight.a.panels * kWidth;
+    m_.kernels->product({&states_[begin * width], 1, width, count}, weight.b.k, weight.b.Lines(p, 0, weight.b.k, nullptr),
+                        kWidth, out, ldo, columns, Into::kAdd);
+  }
+
   // out [rows, columns] (+)= packed rows times a matrix.
-  void Multiply(const float* x, int64_t rows, const Packed& w, float* out, int64_t ldo, int64_t columns, Into into) {
+  void Multiply(const float* x, int64_t rows, const Weight& weight, float* out, int64_t ldo, int64_t columns, Into into) {
+    States(x, rows, weight);
+    const Panels& w = weight.w;
     const int64_t grain = Grain(w.panels, w.k);
     TightParallelFor((w.panels + grain - 1) / grain, [&](int64_t task) {
-      const int64_t end = std::min(w.panels, (task + 1) * grain);
+      thread_local std::vector<float> scratch;
+      const int64_t first = task * grain, end = std::min(w.panels, first + grain);
+      const std::vector<const float*> wide = w.Wide(first, end, rows, &scratch);
       for (int64_t begin = 0; begin < rows; begin += kWidth)
-        for (int64_t p = task * grain; p < end; p++)
-          m_.kernels->product({x + begin * w.k, kWidth, 1, std::min(kWidth, rows - begin)}, w.k,
-                              w.data + p * w.k * kWidth, kWidth, out + begin * ldo + p * kWidth, ldo,
-                              std::min(kWidth, columns - p * kWidth), into);
+        for (int64_t p = first; p < end; p++)
+          OnPanel(x, begin, rows, weight, p, wide[p - first], out + begin * ldo + p * kWidth, ldo,
+                  std::min(kWidth, columns - p * kWidth), into);
     });
   }
 
   // packed_ -> gate and up, of which act [ff] is laid out for the next product.
-  void GateUp(const Packed& w, float* act) {
+  void GateUp(const Weight& weight, float* act) {
+    States(packed_.data(), n_, weight);
+    const Panels& w = weight.w;
     const int64_t panels = w.panels / 2, grain = Grain(panels, 2 * w.k);
     TightParallelFor((panels + grain - 1) / grain, [&](int64_t task) {
-      const int64_t end = std::min(panels, (task + 1) * grain);
+      thread_local std::vector<float> scratch[2];
+      const int64_t first = task * grain, end = std::min(panels, first + grain);
+      const std::vector<const float*> wide[2] = {w.Wide(first, end, n_, &scratch[0]),
+                                                 w.Wide(panels + first, panels + end, n_, &scratch[1])};
       for (int64_t begin = 0; begin < n_; begin += kWidth)
-        for (int64_t p = task * grain; p < end; p++) {
+        for (int64_t p = first; p < end; p++) {
           float tiles[2][kWidth * kWidth] = {};
           for (int64_t part = 0; part < 2; part++)
-            m_.kernels->product({&packed_[begin * w.k], kWidth, 1, std::min(kWidth, n_ - begin)}, w.k,
-                                w.data + (part * panels + p) * w.k * kWidth, kWidth, tiles[part], kWidth, kWidth,
-                                Into::kStore);
+            OnPanel(packed_.data(), begin, n_, weight, part * panels + p, wide[part][p - first], tiles[part], kWidth,
+                    kWidth, Into::kStore);
           m_.kernels->gated_tile(tiles[0], tiles[1], std::min(kWidth, m_.ff - p * kWidth),
                                  act + begin * m_.ff + p * kWidth * kWidth);
         }
@@ -396,7 +367,7 @@ class Pass {
   const Cache& prompt_;
   const Cache* own_;
   int64_t n_, blocks_;
-  std::vector<float> x_, packed_, attended_, qkv_, act_, cos_, sin_;
+  std::vector<float> x_, packed_, attended_, qkv_, act_, cos_, sin_, states_;
 };
 
 bool Fits(const Cache& cache, const Model& m) {
@@ -422,7 +393,7 @@ constexpr int64_t kPrefillTokens = 512;
 void ComputePrefill(void* state, TF_OpKernelContext* context) {
   OpInputs in(context);
   if (!in.ok()) return;
-  if (!HasWeights(in, 3)) return FailOp(context, "GrpolabPrefill: weights are missing");
+  if (!HasWeights(in, 3, *static_cast<Options*>(state))) return FailOp(context, "GrpolabPrefill: weights are missing");
   const Cache cache(in, 2);
   const Model model(in, 3, cache, *static_cast<Options*>(state));
   const int64_t prompts = in.size(1);
@@ -456,7 +427,7 @@ void ComputePrefill(void* state, TF_OpKernelContext* context) {
 void ComputeDecode(void* state, TF_OpKernelContext* context) {
   OpInputs in(context);
   if (!in.ok()) return;
-  if (!HasWeights(in, 6) || in.size(3) != 1) return FailOp(context, "GrpolabDecode: weights are missing");
+  if (!HasWeights(in, 6, *static_cast<Options*>(state)) || in.size(3) != 1) return FailOp(context, "GrpolabDecode: weights are missing");
   const Cache prompt(in, 4), own(in, 5);
   const auto& options = *static_cast<Options*>(state);
   const Model model(in, 6, prompt, options);
@@ -495,16 +466,11 @@ void Destroy(void* state) {
 }  // namespace
 
 void RegisterDecodingOps() {
-  const std::vector<const char*> model = {"eps: float", "theta: float", "group: int", "N: int"};
-  RegisterOp({"GrpolabPack",
-              {"matrix: float", "factors: N * float"},
-              {"packed: float"},
-              {"transposed: bool", "parts: int", "scale: float", "offsets: list(int)", "N: int >= 0"},
-              CreatePack,
-              Guarded<ComputePack>,
-              Destroy<PackOptions>});
+  const std::vector<const char*> model = {"eps: float", "theta: float",        "group: int", "vocabulary: int",
+                                          "N: int",     "M: int", "F: int >= 0", "T: {float, int32}"};
   RegisterOp({"GrpolabPrefill",
-              {"tokens: int32", "lengths: int32", "cache: float", "weights: N * float"},
+              {"tokens: int32", "lengths: int32", "cache: float", "vectors: N * float", "matrices: M * T",
+               "factors: F * float"},
               {"logits: float"},
               model,
               CreateOptions,
@@ -512,7 +478,7 @@ void RegisterDecodingOps() {
               Destroy<Options>});
   RegisterOp({"GrpolabDecode",
               {"tokens: int32", "lengths: int32", "rows: int32", "step: int32", "prompt_cache: float", "cache: float",
-               "weights: N * float"},
+               "vectors: N * float", "matrices: M * T", "factors: F * float"},
               {"logits: float"},
               model,
               CreateOptions,

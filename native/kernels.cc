@@ -71,8 +71,18 @@ INLINE Vector Exp(Vector x) {
   return tiny ? Vector{} : p * reinterpret_cast<Vector>(power);
 }
 
-template <int R>
-INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const float* b, int64_t ldb, float* out,
+// A register of b: floats, or the floats whose upper halves b holds.
+INLINE Register Line(const float* b) { return *reinterpret_cast<const LooseRegister*>(b); }
+INLINE Register Line(const uint16_t* b) {
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+  typedef uint16_t LooseHalves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
+  typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+  const Halves halves = *reinterpret_cast<const LooseHalves*>(b);
+  return reinterpret_cast<Register>(__builtin_convertvector(halves, Words) << 16);
+}
+
+template <int R, typename B>
+INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const B* b, int64_t ldb, float* out,
                  int64_t ldo, int64_t columns, Into into) {
   Register sums[R][kParts];
 #pragma GCC unroll 64
@@ -80,7 +90,7 @@ INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const flo
   for (int64_t i = 0; i < k; i++) {
     Register line[kParts];
 #pragma GCC unroll 4
-    for (int p = 0; p < kParts; p++) line[p] = *reinterpret_cast<const LooseRegister*>(b + i * ldb + p * kLanes);
+    for (int p = 0; p < kParts; p++) line[p] = Line(b + i * ldb + p * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
       const float factor = x[i * step + r * row];
@@ -104,44 +114,86 @@ INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const flo
 }
 
 // The layout of packed rows is known to the compiler: one of the two strides is a constant.
-template <int R>
-void Strided(Rows x, int64_t k, const float* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
+template <int R, typename B>
+void Strided(Rows x, int64_t k, const B* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
   if (x.step == kWidth && x.row == 1 && ldb == kWidth)
-    Tile<R>(x.data, kWidth, 1, k, b, kWidth, out, ldo, columns, into);
+    Tile<R, B>(x.data, kWidth, 1, k, b, kWidth, out, ldo, columns, into);
   else if (x.step == kWidth && x.row == 1)
-    Tile<R>(x.data, kWidth, 1, k, b, ldb, out, ldo, columns, into);
+    Tile<R, B>(x.data, kWidth, 1, k, b, ldb, out, ldo, columns, into);
   else
-    Tile<R>(x.data, x.step, x.row, k, b, ldb, out, ldo, columns, into);
+    Tile<R, B>(x.data, x.step, x.row, k, b, ldb, out, ldo, columns, into);
 }
 
-using Block = void (*)(Rows, int64_t, const float*, int64_t, float*, int64_t, int64_t, Into);
+template <typename B>
+using Block = void (*)(Rows, int64_t, const B*, int64_t, float*, int64_t, int64_t, Into);
 
 // One function for each number of rows; a constant, so that nothing of this file runs on a processor that cannot.
-template <int R>
+template <int R, typename B>
 struct Blocks {
-  static constexpr void Set(Block* blocks) {
-    blocks[R] = Strided<R>;
-    Blocks<R - 1>::Set(blocks);
+  static constexpr void Set(Block<B>* blocks) {
+    blocks[R] = Strided<R, B>;
+    Blocks<R - 1, B>::Set(blocks);
   }
 };
 
-template <>
-struct Blocks<0> {
-  static constexpr void Set(Block*) {}
+template <typename B>
+struct Blocks<0, B> {
+  static constexpr void Set(Block<B>*) {}
 };
 
+template <typename B>
 struct Table {
-  Block of[kRowsAtOnce + 1];
-  constexpr Table() : of{} { Blocks<kRowsAtOnce>::Set(of); }
+  Block<B> of[kRowsAtOnce + 1];
+  constexpr Table() : of{} { Blocks<kRowsAtOnce, B>::Set(of); }
 };
 
-constexpr Table table;
+template <typename B>
+constexpr Table<B> table;
 
-void Product(Rows x, int64_t k, const float* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
+template <typename B>
+void Product(Rows x, int64_t k, const B* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
   for (int64_t r = 0; r < x.count; r += kRowsAtOnce) {
     const int64_t count = x.count - r < kRowsAtOnce ? x.count - r : kRowsAtOnce;
-    table.of[count]({x.data + r * x.row, x.step, x.row, count}, k, b, ldb, out + r * ldo, ldo, columns, into);
+    table<B>.of[count]({x.data + r * x.row, x.step, x.row, count}, k, b, ldb, out + r * ldo, ldo, columns, into);
   }
+}
+
+void Widen(const uint16_t* x, int64_t n, float* out) {
+  typedef uint16_t Halves __attribute__((vector_size(32)));
+  typedef uint16_t LooseHalves __attribute__((vector_size(32), aligned(2), may_alias));
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const Halves halves = *reinterpret_cast<const LooseHalves*>(x + i);
+    Store(out + i, reinterpret_cast<Vector>(__builtin_convertvector(halves, Bits) << 16));
+  }
+}
+
+// Swaps the off-diagonal quarters of all blocks of 2 S rows and columns.
+template <int S>
+INLINE void SwapQuarters(Vector* rows) {
+  Integers low, high;
+  for (int j = 0; j < kWidth; j++) {
+    low[j] = j & S ? j - S + kWidth : j;
+    high[j] = j & S ? j + kWidth : j + S;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; i++) {
+    if (i & S) continue;
+    const Vector a = rows[i], b = rows[i + S];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + S] = __builtin_shuffle(a, b, high);
+  }
+}
+
+void Transpose(const float* x, int64_t ldx, float* out) {
+  Vector rows[kWidth];
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; i++) rows[i] = Load(x + i * ldx);
+  SwapQuarters<8>(rows);
+  SwapQuarters<4>(rows);
+  SwapQuarters<2>(rows);
+  SwapQuarters<1>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; i++) Store(out + i * kWidth, rows[i]);
 }
 
 INLINE float SquareSum(const float* x, int64_t n) {
@@ -311,6 +363,6 @@ double Masses(const float* x, const float* bias, float temperature, float max, i
 
 extern const Kernels GRPOLAB_KERNELS;
 const Kernels GRPOLAB_KERNELS = {
-    Product, NormRows, NormRotate,   NormRotateGrad,      Norm,      NormGrad,  Gate,
+    Product<float>, Product<uint16_t>, Widen, Transpose, NormRows, NormRotate,   NormRotateGrad,      Norm,      NormGrad,  Gate,
     GateGrad, Exponentials, ShiftedExponentials, GatedTile, LargestOf, Masses,
 };

@@ -7,6 +7,7 @@
 
 // Columns of a panel, and rows of a block.
 constexpr int64_t kWidth = 16;
+inline int64_t Ceil(int64_t n) { return (n + kWidth - 1) / kWidth; }
 
 // How a product goes into its result.
 enum class Into { kStore, kAdd };
@@ -23,6 +24,13 @@ struct Kernels {
   // out[r, j] (+)= sum over i < k of x(r, i) b[i * ldb + j], for j < columns <= 16; b must be readable to 16 columns.
   // The sum runs in the order of i, whatever the number of rows: a row's result does not depend on its neighbours.
   void (*product)(Rows x, int64_t k, const float* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into);
+  // The same with a b of bfloat16.
+  void (*product_half)(Rows x, int64_t k, const uint16_t* b, int64_t ldb, float* out, int64_t ldo, int64_t columns,
+                       Into into);
+  // out[i] = the float whose upper half is x[i], for i < n, a multiple of 16.
+  void (*widen)(const uint16_t* x, int64_t n, float* out);
+  // out[j * 16 + i] = x[i * ldx + j], for i, j < 16.
+  void (*transpose)(const float* x, int64_t ldx, float* out);
   // out[i * 16 + r] = x[r * ldx + i] / rms(x[r]) * weight[i]: RMSNorm of up to 16 rows, laid out for `product`.
   void (*norm_rows)(const float* x, int64_t ldx, int64_t rows, int64_t k, const float* weight, float eps, float* out);
   // out[i] = RMSNorm of one head, rotated: pairs (i, i + dim / 2) by the angle whose cosine and sine are given.

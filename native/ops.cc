@@ -101,6 +101,7 @@ const Kernels& BestKernels() {
 
 void RegisterAttentionOps();
 void RegisterDecodingOps();
+void RegisterMatrixOps();
 void RegisterSamplingOp();
 void RegisterTrainingOps();
 
@@ -117,6 +118,7 @@ void grpolab_register_ops() {
     if (status.ok()) return;
     RegisterAttentionOps();
     RegisterDecodingOps();
+    RegisterMatrixOps();
     RegisterSamplingOp();
     RegisterTrainingOps();
   });

@@ -29,6 +29,8 @@ class OpInputs {
   int64_t size(int i) const { return TF_TensorElementCount(tensors_[i]); }
   int rank(int i) const { return TF_NumDims(tensors_[i]); }
   int64_t dim(int i, int axis) const { return TF_Dim(tensors_[i], axis); }
+  TF_DataType dtype(int i) const { return TF_TensorType(tensors_[i]); }
+  const void* data(int i) const { return TF_TensorData(tensors_[i]); }
   float* floats(int i) const { return static_cast<float*>(TF_TensorData(tensors_[i])); }
   const int32_t* ints(int i) const { return static_cast<const int32_t*>(TF_TensorData(tensors_[i])); }
 

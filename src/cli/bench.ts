@@ -11,6 +11,7 @@ import { Progress } from '../runtime/progress';
 import { Random } from '../runtime/random';
 import { binding } from '../runtime/tf';
 import { Stopwatch } from '../train/loop';
+import { WEIGHT_DTYPES } from '../model/config';
 import { LORA_TARGETS } from '../model/peft';
 import type { Arguments } from './arguments';
 import { UsageError } from './arguments';
@@ -138,6 +139,8 @@ async function runStep(
   if (what === 'grpo') await grpoUpdate(policy, shape, rollouts, watch);
 }
 
+const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
+
 function summary(seconds: readonly number[]): { median_s: number; min_s: number; all_s: number[] } {
   const sorted = [...seconds].sort((a, b) => a - b);
   const middle =
@@ -190,7 +193,11 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
     ...{ base_model_name_or_path: null, r: 16, lora_alpha: 16, lora_dropout: 0, use_rslora: false },
     target_modules: [...LORA_TARGETS],
   };
-  const policy = LocalPolicy.load({ modelDirectory, lora });
+  const dtype = args.choice('dtype', WEIGHT_DTYPES);
+  const gradientCheckpointing = args.flag('recompute');
+  const start = performance.now();
+  const policy = LocalPolicy.load({ modelDirectory, lora, dtype, gradientCheckpointing });
+  const load = { seconds: (performance.now() - start) / 1000, peak_rss_bytes: peakBytes() };
   policy.freezeReference();
   const { watches, ops } = await measureSteps(what, policy, shape, steps, args, io).finally(() =>
     policy.dispose(),
@@ -198,12 +205,13 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
   const phases = Object.keys(watches[0].seconds);
   const step = summary(watches.map(({ seconds }) => Object.values(seconds).reduce((a, b) => a + b, 0)));
   const result = {
-    ...{ what, shape, backend: binding.isUsingGpuDevice() ? 'gpu' : 'cpu', mode: defaultMode(), step },
+    ...{ what, shape, backend: binding.isUsingGpuDevice() ? 'gpu' : 'cpu', mode: defaultMode(), dtype },
+    ...{ recompute: gradientCheckpointing, load, step },
     phases: Object.fromEntries(
       phases.map((name) => [name, summary(watches.map(({ seconds }) => seconds[name]))]),
     ),
     tokens_per_s: (shape.P * shape.G * shape.Tc) / step.median_s,
-    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    peak_rss_bytes: peakBytes(),
     ...(ops === undefined ? {} : { ops }),
   };
   const output = new LineWriter(io.stdout);
@@ -216,6 +224,9 @@ interface BenchResult {
   what: string;
   mode: string;
   backend: string;
+  dtype: string;
+  recompute: boolean;
+  load: { seconds: number; peak_rss_bytes: number };
   step: { median_s: number; min_s: number };
   phases: Record<string, { median_s: number; min_s: number }>;
   tokens_per_s: number;
@@ -242,19 +253,25 @@ function readable({
   what,
   mode,
   backend,
+  dtype,
+  recompute,
+  load,
   step,
   phases,
   tokens_per_s: rate,
   peak_rss_bytes: peak,
   ops,
 }: BenchResult): string[] {
+  const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+  const how = `${mode} on ${backend}, weights in ${dtype}${recompute ? ', layers recomputed' : ''}`;
   return [
-    `${what}, ${mode} on ${backend}: ${step.median_s.toFixed(3)} s a step (min ${step.min_s.toFixed(3)})`,
+    `loaded in ${load.seconds.toFixed(1)} s, peak RSS ${gib(load.peak_rss_bytes)}`,
+    `${what}, ${how}: ${step.median_s.toFixed(3)} s a step (min ${step.min_s.toFixed(3)})`,
     ...Object.entries(phases).map(
       ([name, { median_s: median, min_s: min }]) =>
         `  ${name.padEnd(16)} ${median.toFixed(3)} s (min ${min.toFixed(3)})`,
     ),
-    `${rate.toFixed(0)} completion tokens/s, peak RSS ${(peak / 2 ** 30).toFixed(2)} GiB`,
+    `${rate.toFixed(0)} completion tokens/s, peak RSS ${gib(peak)}`,
     ...(ops === undefined ? [] : profileLines(ops)),
   ];
 }

@@ -310,7 +310,8 @@ const smallTest: Command = {
 const bench: Command = {
   name: 'bench',
   summary: 'seconds of a GRPO step, an SFT step or sampling, by phase',
-  usage: '--what grpo|sft|generate --model M --shape P=4,G=4,Tp=96,Tc=48 [--steps 6] [--profile] [--json]',
+  usage:
+    '--what grpo|sft|generate --model M --shape P=4,G=4,Tp=96,Tc=48 [--steps 6] [--dtype D] [--recompute] [--profile] [--json]',
   options: {
     ...MODEL,
     what: { value: 'W', default: 'grpo', describe: 'grpo, sft or generate' },
@@ -320,11 +321,13 @@ const bench: Command = {
       describe: 'prompts, completions a prompt, tokens of a prompt, tokens of a completion',
     },
     steps: { value: 'N', default: '6', describe: 'measured steps, after 2 that warm up' },
+    dtype: { value: 'D', default: 'float32', describe: 'of the base weights: float32 or bfloat16' },
+    recompute: { describe: 'layers are computed again in the backward pass: less memory, more time' },
     profile: { describe: 'one step more, with the time of each kind of op' },
     json: { describe: 'one JSON object' },
   },
   details: [
-    'Prompts are random tokens: the model needs no tokenizer. LoRA r=16 on all projections, float32.',
+    'Prompts are random tokens: the model needs no tokenizer. LoRA r=16 on all projections.',
     'A profile is of what TensorFlow ran, fused ops of the binding (Grpolab...) as one; profiling slows a step down a little.',
   ],
   run: async (args, io) => (await import('./bench.js')).bench(args, io),

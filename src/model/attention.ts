@@ -5,7 +5,7 @@
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { ModelConfig } from './config';
-import { matMul } from './ops';
+import { matMul } from './matrix';
 
 /** Keys and values of one layer, each [B, kvHeads, T, D]. */
 export interface KeyValues {

@@ -5,6 +5,10 @@ import { CheckpointError } from '../runtime/errors';
 import { readJsonFile } from '../runtime/files';
 import { elementCount, shownJson } from './safetensors-header';
 
+/** How a model's base weights can be kept in memory. */
+export const WEIGHT_DTYPES = ['float32', 'bfloat16'] as const;
+export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
+
 /** Shape and constants of a Qwen3 model, from `config.json` and `generation_config.json`. */
 export interface ModelConfig {
   modelType: 'qwen3';

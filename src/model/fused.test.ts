@@ -333,7 +333,7 @@ const even = { ...config, hiddenSize: 32, intermediateSize: 48, numAttentionHead
 function randomNetwork(model: ModelConfig, modules: readonly LoraModule[], r: number): Network {
   const read = (name: string, shape: readonly number[]): Float32Array =>
     normals(name, size(shape), 0.25).map((x) => (name.includes('norm') ? 1 + x : x));
-  const weights = buildWeights(model, read, modules.length === 0 ? 'variable' : 'constant');
+  const weights = buildWeights(model, read, { kind: modules.length === 0 ? 'variable' : 'constant' });
   if (modules.length === 0) return { config: model, weights, adapter: null };
   const settings = { base_model_name_or_path: null, lora_dropout: 0, use_rslora: false };
   const target = { ...settings, r, lora_alpha: 2 * r, target_modules: [...modules] };

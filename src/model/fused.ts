@@ -8,6 +8,8 @@ import type { Tensor } from '../runtime/tf';
 import { binding, floatAttribute, intAttribute, tf } from '../runtime/tf';
 import type { OpAttribute } from '../runtime/tf';
 import type { LoraFactors } from './lora';
+import type { Matrix } from './matrix';
+import { multiply, multiplyTransposed } from './matrix';
 
 type Save = (tensors: Tensor[]) => void;
 
@@ -56,7 +58,7 @@ export interface AdaptedColumns {
 }
 
 /** x W + scale x A B in each adapted range of columns; W is frozen. [N, I] -> [N, O] */
-export function fusedLora(x: Tensor, w: Tensor, parts: readonly AdaptedColumns[], scale: number): Tensor {
+export function fusedLora(x: Tensor, w: Matrix, parts: readonly AdaptedColumns[], scale: number): Tensor {
   const [rows, inputs] = x.shape as [number, number];
   const outputs = w.shape[1] as number;
   const rank = parts.reduce((sum, { factors }) => sum + (factors.a.shape[1] as number), 0);
@@ -68,7 +70,7 @@ export function fusedLora(x: Tensor, w: Tensor, parts: readonly AdaptedColumns[]
   const op = tf.customGrad((...args) => {
     const save = args[args.length - 1] as unknown as Save;
     const [input, ...factors] = args.slice(0, -1) as Tensor[];
-    const base = tf.matMul(input as never, w as never) as Tensor;
+    const base = multiply(input, w);
     const shapes = [
       [rows, outputs],
       [rows, rank],
@@ -84,7 +86,7 @@ export function fusedLora(x: Tensor, w: Tensor, parts: readonly AdaptedColumns[]
           [x1, states1, dy, ...factors1],
           [[rows, rank], ...factors1.map((factor) => factor.shape)],
         );
-        const through = tf.matMul(dy as never, w as never, false, true) as Tensor;
+        const through = multiplyTransposed(dy, w);
         const [dx] = ownOp('GrpolabLoraInput', attributes, [through, dstates, ...factors1], [[rows, inputs]]);
         return [dx, ...grads];
       },

@@ -1,11 +1,15 @@
 /** Moving weights between Hugging Face directories and the device, tensor by tensor. */
+import { ConfigError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import { checkTensors, expectedTensors } from './config';
-import type { ModelConfig } from './config';
+import type { ModelConfig, WeightDtype } from './config';
 import type { LoraAdapter, LoraModule } from './lora';
 import { loraDelta, moduleName, moduleShape } from './lora';
+import { toBfloat16 } from './half-precision';
+import type { Matrix } from './matrix';
+import { Bfloat16Matrix, widened } from './matrix';
 import { openModelWeights } from './model-weights';
 import type { LayerWeights, QwenWeights } from './qwen3';
 import type { TensorSource } from './safetensors-writer';
@@ -34,27 +38,52 @@ function gateUpParts(config: ModelConfig, layer: number): Fused {
 /** How device tensors are made: `constant` for frozen weights, `variable` for trained ones. */
 export type TensorKind = 'constant' | 'variable';
 
+/** How weights are put on the device. */
+export interface WeightOptions {
+  kind?: TensorKind;
+  /** `bfloat16`: matrices and embeddings in 16 bits, frozen; norms stay in float32. Default: float32. */
+  dtype?: WeightDtype;
+  /** Gives a tensor's values in bfloat16, where that is cheaper than to round those in float32. */
+  readBfloat16?: (name: string, shape: readonly number[]) => Uint16Array;
+}
+
 /**
  * Puts a model's weights on the device: matrices transposed to [in, out], q/k/v and gate/up fused.
  * A tied embedding is the output head as it is.
+ *
+ * @throws ConfigError  for trained weights in bfloat16
  */
 export function buildWeights(
   config: ModelConfig,
   read: TensorReader,
-  kind: TensorKind = 'constant',
+  { kind = 'constant', dtype = 'float32', readBfloat16 }: WeightOptions = {},
 ): QwenWeights {
-  const made: Tensor[] = [];
+  if (dtype === 'bfloat16' && kind === 'variable')
+    throw new ConfigError(
+      'weights in bfloat16 are frozen: train an adapter (trainable: lora), or use float32',
+    );
+  const made: (Tensor | Bfloat16Matrix)[] = [];
   const place = (make: () => Tensor): Tensor => {
     const tensor = tf.tidy(() => (kind === 'variable' ? tf.variable(make()) : make()));
     made.push(tensor);
     return tensor;
   };
+  const half = readBfloat16 ?? ((name, shape) => Uint16Array.from(read(name, shape), toBfloat16));
+  const placeHalf = ({ names, widths }: Fused, inputs: number, parts: number): Bfloat16Matrix => {
+    const values = names.map((name, i) => half(name, [widths[i], inputs]));
+    const matrix = Bfloat16Matrix.fromRows(values, inputs, parts);
+    made.push(matrix);
+    return matrix;
+  };
   const vector = (name: string, length: number): Tensor => place(() => tf.tensor1d(read(name, [length])));
-  const matrix = ({ names, widths }: Fused, inputs: number): Tensor =>
-    place(() => {
-      const parts = names.map((name, i) => tf.tensor2d(read(name, [widths[i], inputs]), [widths[i], inputs]));
-      return tf.transpose(parts.length === 1 ? parts[0] : tf.concat(parts, 0));
+  const matrix = (fused: Fused, inputs: number, parts = 1): Matrix => {
+    if (dtype === 'bfloat16') return placeHalf(fused, inputs, parts);
+    const { names, widths } = fused;
+    return place(() => {
+      const rows = names.map((name, i) => tf.tensor2d(read(name, [widths[i], inputs]), [widths[i], inputs]));
+      return tf.transpose(rows.length === 1 ? rows[0] : tf.concat(rows, 0));
     });
+  };
   const { hiddenSize, intermediateSize, headDim, vocabSize } = config;
   const layer = (index: number): LayerWeights => {
     const at = `model.layers.${index}`;
@@ -68,23 +97,26 @@ export function buildWeights(
         config.numAttentionHeads * headDim,
       ),
       postNorm: vector(`${at}.post_attention_layernorm.weight`, hiddenSize),
-      gateUp: matrix(gateUpParts(config, index), hiddenSize),
+      gateUp: matrix(gateUpParts(config, index), hiddenSize, 2),
       down: matrix({ names: [`${at}.mlp.down_proj.weight`], widths: [hiddenSize] }, intermediateSize),
     };
   };
+  const rows = (name: string): Fused => ({ names: [name], widths: [vocabSize] });
   try {
-    const embedding = place(() =>
-      tf.tensor2d(read('model.embed_tokens.weight', [vocabSize, hiddenSize]), [vocabSize, hiddenSize]),
-    );
+    const table = rows('model.embed_tokens.weight');
+    const embedding =
+      dtype === 'bfloat16'
+        ? placeHalf(table, hiddenSize, 1)
+        : place(() => tf.tensor2d(read(table.names[0], [vocabSize, hiddenSize]), [vocabSize, hiddenSize]));
     const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => layer(i));
     const finalNorm = vector('model.norm.weight', hiddenSize);
     const trainable = kind === 'variable';
-    if (config.tieWordEmbeddings)
-      return { embedding, layers, finalNorm, head: { matrix: embedding, transposed: true, trainable } };
-    const head = matrix({ names: ['lm_head.weight'], widths: [vocabSize] }, hiddenSize);
-    return { embedding, layers, finalNorm, head: { matrix: head, transposed: false, trainable } };
+    const head = config.tieWordEmbeddings
+      ? { matrix: embedding, transposed: dtype !== 'bfloat16', trainable }
+      : { matrix: matrix(rows('lm_head.weight'), hiddenSize), transposed: false, trainable };
+    return { embedding, layers, finalNorm, head };
   } catch (error) {
-    tf.dispose(made);
+    for (const tensor of made) tensor.dispose();
     throw error;
   }
 }
@@ -93,7 +125,11 @@ export function buildWeights(
  * Reads a model directory's weights, after checking every name and shape against its configuration.
  * @throws CheckpointError  naming the file and the tensor
  */
-export function loadWeights(dir: string, config: ModelConfig, kind: TensorKind = 'constant'): QwenWeights {
+export function loadWeights(
+  dir: string,
+  config: ModelConfig,
+  options: Omit<WeightOptions, 'readBfloat16'> = {},
+): QwenWeights {
   const files = openModelWeights(dir);
   try {
     checkTensors(
@@ -101,7 +137,8 @@ export function loadWeights(dir: string, config: ModelConfig, kind: TensorKind =
       [...files.tensors].map(([name, { shape }]) => ({ name, shape })),
       dir,
     );
-    return buildWeights(config, (name) => files.read(name), kind);
+    const readBfloat16 = (name: string): Uint16Array => files.readBfloat16(name);
+    return buildWeights(config, (name) => files.read(name), { ...options, readBfloat16 });
   } finally {
     files.close();
   }
@@ -114,7 +151,11 @@ export function loadWeights(dir: string, config: ModelConfig, kind: TensorKind =
 export function randomWeights(
   config: ModelConfig,
   seed: number,
-  { scale = 0.02, residual = false, kind = 'constant' as TensorKind } = {},
+  {
+    scale = 0.02,
+    residual = false,
+    ...options
+  }: { scale?: number; residual?: boolean } & Omit<WeightOptions, 'readBfloat16'> = {},
 ): QwenWeights {
   const read: TensorReader = (name, shape) => {
     const size = shape.reduce((a, b) => a * b, 1);
@@ -124,21 +165,21 @@ export function randomWeights(
     const deviation = intoResidual ? scale / Math.sqrt(2 * config.numHiddenLayers) : scale;
     return Float32Array.from({ length: size }, () => random.normal() * deviation);
   };
-  return buildWeights(config, read, kind);
+  return buildWeights(config, read, options);
 }
 
-/** Every weight tensor, in a fixed order, without repeating a tied head. */
-export function weightTensors(weights: QwenWeights): Tensor[] {
-  const layers = weights.layers.flatMap((w) => [
+/** Every weight's tensor, in a fixed order, without repeating a tied head. */
+export function weightTensors({ embedding, layers, finalNorm, head }: QwenWeights): Tensor[] {
+  const inLayers = layers.flatMap((w) => [
     ...[w.inputNorm, w.qkv, w.qNorm, w.kNorm, w.o, w.postNorm, w.gateUp, w.down],
   ]);
-  const head = weights.head.matrix === weights.embedding ? [] : [weights.head.matrix];
-  return [weights.embedding, ...layers, weights.finalNorm, ...head];
+  const all = [embedding, ...inLayers, finalNorm, ...(head.matrix === embedding ? [] : [head.matrix])];
+  return all.map((matrix) => (matrix instanceof Bfloat16Matrix ? matrix.panels : matrix));
 }
 
 /** A fused matrix with an adapter merged in: W + (alpha / r) A B in every adapted projection. */
 export function mergedMatrix(
-  w: Tensor,
+  w: Matrix,
   layer: number,
   modules: readonly LoraModule[],
   adapter: LoraAdapter,
@@ -148,7 +189,7 @@ export function mergedMatrix(
     const factors = adapter.get(layer, module);
     return factors === undefined ? tf.zeros([w.shape[0], widths[i]]) : loraDelta(factors, adapter.scale);
   });
-  return tf.add(w, deltas.length === 1 ? deltas[0] : tf.concat(deltas, 1));
+  return tf.add(widened(w), deltas.length === 1 ? deltas[0] : tf.concat(deltas, 1));
 }
 
 /** The matrices of a layer, with the projections that stand side by side in each. */
@@ -162,7 +203,7 @@ export const fusedModules: readonly (readonly ['qkv' | 'o' | 'gateUp' | 'down', 
 /** One projection as its file has it, [out, in], with the adapter merged in when there is one. */
 function projection(
   config: ModelConfig,
-  w: Tensor,
+  w: Matrix,
   layer: number,
   modules: readonly LoraModule[],
   index: number,
@@ -171,7 +212,7 @@ function projection(
   const widths = modules.map((module) => moduleShape(config, module)[1]);
   const offset = widths.slice(0, index).reduce((a, b) => a + b, 0);
   const tensor = tf.tidy(() => {
-    const part = tf.slice(w, [0, offset], [w.shape[0], widths[index]]);
+    const part = tf.slice(widened(w), [0, offset], [w.shape[0], widths[index]]);
     const factors = adapter?.get(layer, modules[index]);
     return tf.transpose(factors === undefined ? part : tf.add(part, loraDelta(factors, adapter?.scale ?? 0)));
   });
@@ -189,7 +230,17 @@ export function fileTensors(
   const data = new Map<string, () => Float32Array>();
   const whole = (name: string, tensor: Tensor): void =>
     void data.set(name, () => tensor.dataSync() as Float32Array);
-  whole('model.embed_tokens.weight', weights.embedding);
+  const transposed = (name: string, matrix: Matrix): void =>
+    void data.set(name, () => {
+      const rows = tf.tidy(() => tf.transpose(widened(matrix)));
+      const values = rows.dataSync() as Float32Array;
+      rows.dispose();
+      return values;
+    });
+  const { embedding, head } = weights;
+  if (embedding instanceof Bfloat16Matrix) transposed('model.embed_tokens.weight', embedding);
+  else whole('model.embed_tokens.weight', embedding);
+  if (!config.tieWordEmbeddings) transposed('lm_head.weight', head.matrix);
   whole('model.norm.weight', weights.finalNorm);
   for (const [index, w] of weights.layers.entries()) {
     const at = `model.layers.${index}`;
@@ -204,13 +255,6 @@ export function fileTensors(
         ),
       );
   }
-  if (!config.tieWordEmbeddings)
-    data.set('lm_head.weight', () => {
-      const head = tf.transpose(weights.head.matrix);
-      const values = head.dataSync() as Float32Array;
-      head.dispose();
-      return values;
-    });
   return new Map(
     expectedTensors(config).map(({ name, shape }) => [
       name,

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { goldenPath } from '../../test/golden';
 import { readModelConfig } from './config';
 import type { ModelConfig } from './config';
+import type { Tensor } from '../runtime/tf';
 import { buildWeights, weightTensors } from './load';
 import { LoraAdapter } from './lora';
 import {
@@ -52,7 +53,7 @@ describe('the memory plan', () => {
       tensors.reduce((sum, { size }) => sum + 4 * size, 0);
     expect(weightBytes(config)).toBe(bytes(weightTensors(weights)));
     const matrices = weights.layers.flatMap((w) => [w.qkv, w.o, w.gateUp, w.down]);
-    expect(mergedBytes(config)).toBe(bytes([...matrices, weights.head.matrix]));
+    expect(mergedBytes(config)).toBe(bytes([...matrices, weights.head.matrix] as Tensor[]));
     expect(adapterBytes(config, 3)).toBe(bytes(adapter.named().map(([, variable]) => variable)));
     adapter.dispose();
     weightTensors(weights).forEach((tensor) => tensor.dispose());

@@ -1,6 +1,6 @@
 /**
  * What a GRPO step holds in memory, by part, from the model's shape alone. Everything is float32 on the device, whatever
- * the files' type. Letters: L layers, H hidden size, F feed-forward size, V vocabulary, D head size, Q = heads x D,
+ * the files' type, but base weights in bfloat16 where that was asked for. Letters: L layers, H hidden size, F feed-forward size, V vocabulary, D head size, Q = heads x D,
  * K = key-value heads x D, r rank; P prompts of Tp tokens with G completions of Tc tokens each, lengths padded to 16.
  *
  * The factors of activations and head count the tensors that a pass keeps. `bench/memory.mjs` measures whole processes and
@@ -8,7 +8,7 @@
  */
 import { ConfigError } from '../runtime/errors';
 import { countParameters } from './config';
-import type { ModelConfig } from './config';
+import type { ModelConfig, WeightDtype } from './config';
 import { adapterShapes, LORA_TARGETS } from './peft';
 
 /** One micro-batch: P prompts, G completions each, Tp and Tc tokens. */
@@ -23,7 +23,10 @@ export interface StepShape {
 export interface MemoryPlan {
   /** Frozen weights. */
   weights: number;
-  /** Every matrix once more, laid out for decoding, with the adapter merged in: sampling runs on these. */
+  /**
+   * What sampling runs on: every matrix once more, laid out for decoding, with the adapter merged in; beside weights in 16 bits
+   * the adapter alone.
+   */
   merged: number;
   /** LoRA factors: those that train, and the frozen ones of the reference. */
   adapter: number;
@@ -73,14 +76,24 @@ function widths(config: ModelConfig) {
   };
 }
 
-/** 4 parameters. */
-export function weightBytes(config: ModelConfig): number {
-  return FLOAT * countParameters(config);
+/** H V, and as much again for an untied head, + L (H (Q + 2 K) + Q H + 3 H F): what is not norms. */
+function matrixElements(config: ModelConfig): number {
+  const { L, H, F, V, Q, K } = widths(config);
+  return (config.tieWordEmbeddings ? 1 : 2) * H * V + L * (H * (Q + 2 * K) + Q * H + 3 * H * F);
 }
 
-/** 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). */
-export function mergedBytes(config: ModelConfig): number {
+/** 4 parameters; in bfloat16 2 of each matrix. */
+export function weightBytes(config: ModelConfig, dtype: WeightDtype = 'float32'): number {
+  return FLOAT * countParameters(config) - (dtype === 'bfloat16' ? 2 * matrixElements(config) : 0);
+}
+
+/**
+ * float32: 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). bfloat16, of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A side
+ * by side, and a B of each on the diagonal of a matrix.
+ */
+export function mergedBytes(config: ModelConfig, dtype: WeightDtype = 'float32', rank = 0): number {
   const { L, H, F, V, Q, K } = widths(config);
+  if (dtype === 'bfloat16') return FLOAT * L * rank * (7 * H + 3 * (Q + 2 * K) + Q + 5 * F);
   return FLOAT * (L * (H * (Q + 2 * K) + Q * H + 3 * H * F) + H * V);
 }
 
@@ -102,6 +115,8 @@ export interface PassOptions {
   recompute?: boolean;
   /** By the binding's own ops (default: as on a CPU), or by graphs that keep more (a GPU, XLA, op by op). */
   fused?: boolean;
+  /** Of the base weights (default: float32). */
+  dtype?: WeightDtype;
 }
 
 /**
@@ -157,8 +172,8 @@ export function planMemory(
       throw new ConfigError(`${name} is ${value}; expected an integer >= 1`);
   const one = adapterBytes(config, rank);
   const parts = {
-    weights: weightBytes(config),
-    merged: mergedBytes(config),
+    weights: weightBytes(config, options.dtype),
+    merged: mergedBytes(config, options.dtype, rank),
     adapter: 2 * one,
     gradients: 2 * one,
     optimizer: 5 * one,

@@ -30,6 +30,11 @@ export class ModelWeights {
     return this.owner(name).read(name);
   }
 
+  /** A tensor as the bits of bfloat16, row-major. */
+  readBfloat16(name: string): Uint16Array {
+    return this.owner(name).readBfloat16(name);
+  }
+
   /** The stored bytes of a tensor. */
   readBytes(name: string): Uint8Array {
     return this.owner(name).readBytes(name);

@@ -5,9 +5,11 @@
 import { availableParallelism } from 'node:os';
 import { takesOwnOps } from '../runtime/compile';
 import { fusedGate, fusedRmsNorm } from './fused';
+import type { Matrix } from './matrix';
+import { Bfloat16Matrix, columns, gatherOp, matMul, multiply, multiplyTransposed } from './matrix';
 import { MAX_LOGITS } from './memory';
 import type { Tensor, TensorInfo } from '../runtime/tf';
-import { backend, binding, intAttribute, tf, typeAttribute } from '../runtime/tf';
+import { backend, binding, tf, typeAttribute } from '../runtime/tf';
 
 /**
  * The `save` function that tf.customGrad appends to its arguments. What a gradient needs must go through it: other
@@ -72,21 +74,6 @@ export function recomputed(
   return op(x, ...variables);
 }
 
-/** TensorFlow's GatherV2; tfjs's own gather checks its indices on the host at every call. */
-function gatherOp(table: Tensor, indices: Tensor, axis: number, batchDims = 0): Tensor {
-  const attributes = [
-    intAttribute('batch_dims', batchDims),
-    typeAttribute('Tparams', binding.TF_FLOAT),
-    typeAttribute('Tindices', binding.TF_INT32),
-    typeAttribute('Taxis', binding.TF_INT32),
-  ];
-  return backend.executeSingleOutput('GatherV2', attributes, [table, indices, tf.scalar(axis, 'int32')]);
-}
-
-/** tfjs's product of matrices, or of stacks of them. */
-export const matMul = (a: Tensor, b: Tensor, transposeB = false): Tensor =>
-  tf.matMul(a as never, b as never, false, transposeB);
-
 /**
  * Rows of a table: out[n] = table[ids[n]].
  *
@@ -110,11 +97,6 @@ export function gatherRows(table: Tensor, ids: Tensor): Tensor {
     };
   });
   return gather(table);
-}
-
-/** Columns of a matrix: out[n] = matrix[:, ids[n]], [H, V] -> [N, H]. Not differentiable. */
-function gatherColumns(matrix: Tensor, ids: Tensor): Tensor {
-  return tf.transpose(gatherOp(matrix, ids, 1));
 }
 
 /** One value of each row: out[n] = x[n, ids[n]], [N, V] -> [N]. Not differentiable. */
@@ -200,22 +182,31 @@ export function gate(x: Tensor): Tensor {
   return tf.mul(tf.mul(g, tf.sigmoid(g)), u);
 }
 
-/** x @ w with `transposed` for w given as [out, in]. */
-function project(x: Tensor, head: Tensor, transposed: boolean): Tensor {
-  return tf.matMul(x as never, head as never, false, transposed);
-}
-
-/** The output matrix: `[H, V]`, or the tied embedding `[V, H]` with `transposed`. */
+/** The output matrix: `[H, V]`, or the tied embedding `[V, H]` (a tensor) with `transposed`. */
 export interface OutputHead {
-  matrix: Tensor;
+  matrix: Matrix;
   transposed: boolean;
   /** True when the matrix itself is trained. */
   trainable: boolean;
 }
 
+/** h W: [n, H] -> [n, V]. */
+const toVocabulary = (h: Tensor, { matrix, transposed }: OutputHead): Tensor =>
+  transposed ? matMul(h, matrix as Tensor, true) : multiply(h, matrix);
+
+/** W p: [n, V] -> [n, H]. */
+const fromVocabulary = (p: Tensor, { matrix, transposed }: OutputHead): Tensor =>
+  transposed ? matMul(p, matrix as Tensor) : multiplyTransposed(p, matrix);
+
+/** W[:, ids]: [n] -> [n, H]. */
+function wordVectors(ids: Tensor, { matrix, transposed }: OutputHead): Tensor {
+  if (matrix instanceof Bfloat16Matrix) return columns(matrix, ids);
+  return transposed ? gatherOp(matrix, ids, 0) : tf.transpose(gatherOp(matrix, ids, 1));
+}
+
 /** log softmax's parts of one chunk: log-probability of the target and entropy [2, n], probabilities [n, V]. */
 function headForward(h: Tensor, targets: Tensor, head: OutputHead, temperature: number) {
-  const logits = tf.div(project(h, head.matrix, head.transposed), temperature);
+  const logits = tf.div(toVocabulary(h, head), temperature);
   const max = tf.max(logits, -1, true);
   const shifted = tf.sub(logits, max);
   const exponentials = tf.exp(shifted);
@@ -229,10 +220,7 @@ function headForward(h: Tensor, targets: Tensor, head: OutputHead, temperature: 
 
 /** T d log p(target) / d h = W[:, target] - W p: [n, H]. No [n, V] one-hot is formed. */
 function headDirection(probabilities: Tensor, targets: Tensor, head: OutputHead): Tensor {
-  const targetRows = head.transposed
-    ? gatherOp(head.matrix, targets, 0)
-    : gatherColumns(head.matrix, targets);
-  return tf.sub(targetRows, project(probabilities, head.matrix, !head.transposed));
+  return tf.sub(wordVectors(targets, head), fromVocabulary(probabilities, head));
 }
 
 /** d / d W = h^T (onehot - p) * scale, in the matrix's own layout; scale [n, 1] is the incoming gradient / T. */
@@ -319,6 +307,6 @@ export function tokenLogProbs(
     );
     return tf.addN(parts);
   };
-  const [logProbs, entropies] = tf.unstack(op(...(head.trainable ? [h, head.matrix] : [h])));
+  const [logProbs, entropies] = tf.unstack(op(...(head.trainable ? [h, head.matrix as Tensor] : [h])));
   return { logProbs, entropies };
 }

@@ -1,19 +1,31 @@
 /**
- * A model laid out for decoding on the CPU: its matrices as panels of 16 columns with the adapter merged in, and the ops of
- * the binding that run on them (native/decode.cc). A copy of every matrix, of the output head too.
+ * A model laid out for decoding on the CPU, and the ops of the binding that run on it (native/decode.cc). Of float32 weights a
+ * copy: every matrix as panels of 16 columns, with the adapter merged in. Weights in 16 bits are panels as they are, and an
+ * adapter merged into them would be rounded away: it stays beside them, in float32.
  */
 import type { OpAttribute, Tensor, TensorInfo } from '../runtime/tf';
-import { backend, binding, boolAttribute, floatAttribute, intAttribute, tf } from '../runtime/tf';
+import {
+  backend,
+  binding,
+  boolAttribute,
+  floatAttribute,
+  intAttribute,
+  tf,
+  typeAttribute,
+} from '../runtime/tf';
 import type { ModelConfig } from './config';
 import { fusedModules } from './load';
 import type { LoraAdapter, LoraModule } from './lora';
 import { moduleShape } from './lora';
+import type { Matrix } from './matrix';
+import { Bfloat16Matrix, PANEL_WIDTH } from './matrix';
 import type { QwenWeights } from './qwen3';
 
-/** Columns of a panel; lengths of caches are multiples of it. */
-const WIDTH = 16;
+/** Lengths of caches are multiples of a panel's width. */
+const roundUp = (n: number): number => Math.ceil(n / PANEL_WIDTH) * PANEL_WIDTH;
 
-const roundUp = (n: number): number => Math.ceil(n / WIDTH) * WIDTH;
+/** gate and up are padded each by itself: a tile of one meets the same tile of the other. */
+const partsOf = (modules: readonly LoraModule[]): number => (modules.includes('gate_proj') ? 2 : 1);
 
 interface PackOptions {
   transposed?: boolean;
@@ -25,7 +37,7 @@ interface PackOptions {
 }
 
 /** [k, n] -> [panels, k, 16], with scale A B added for each pair of factors. */
-function pack(matrix: Tensor, factors: readonly Tensor[], options: PackOptions = {}): Tensor {
+function pack(matrix: Tensor, factors: readonly Tensor[] = [], options: PackOptions = {}): Tensor {
   const { transposed = false, parts = 1, scale = 1, offsets = [] } = options;
   const attributes: OpAttribute[] = [
     boolAttribute('transposed', transposed),
@@ -45,67 +57,98 @@ export function packedCache(config: ModelConfig, rows: number, length: number): 
 
 /** Owns its tensors but not the weights and the adapter that it was made from. */
 export class PackedModel {
-  private readonly matrices: (Tensor | null)[];
+  /** Of float32 weights, the adapter merged in: of each layer qkv, o, gate and up, down; and the output head. */
+  private matrices: Tensor[] = [];
   private head: Tensor | null = null;
+  /** Beside weights in 16 bits: of each of those matrices the adapter's A and B. */
+  private factors: Tensor[] = [];
 
   constructor(
     private readonly config: ModelConfig,
     private readonly weights: QwenWeights,
     private readonly adapter: LoraAdapter | null,
-  ) {
-    this.matrices = weights.layers.flatMap(() => fusedModules.map(() => null));
+  ) {}
+
+  private get isHalf(): boolean {
+    return this.weights.head.matrix instanceof Bfloat16Matrix;
   }
 
   /** Lays everything out anew: to be called when the adapter, or trained weights, have changed. */
   refresh(): void {
-    const replace = (old: Tensor | null, make: () => Tensor): Tensor => {
-      old?.dispose();
-      return tf.tidy(make);
-    };
-    this.weights.layers.forEach((w, layer) =>
-      fusedModules.forEach(([key, modules], i) => {
-        const at = layer * fusedModules.length + i;
-        this.matrices[at] = replace(this.matrices[at], () => this.packed(w[key], layer, modules));
-      }),
-    );
+    tf.dispose([...this.matrices, ...this.factors]);
+    [this.matrices, this.factors] = [[], []];
+    this.weights.layers.forEach((w, layer) => {
+      for (const [key, modules] of fusedModules) {
+        const matrix = w[key];
+        if (!(matrix instanceof Bfloat16Matrix))
+          this.matrices.push(tf.tidy(() => this.merged(matrix, layer, modules)));
+        else if (this.adapter !== null)
+          this.factors.push(...tf.tidy(() => this.beside(matrix, layer, modules)));
+      }
+    });
     const { matrix, transposed, trainable } = this.weights.head;
-    if (this.head === null || trainable)
-      this.head = replace(this.head, () => pack(matrix, [], { transposed }));
+    if (matrix instanceof Bfloat16Matrix || (this.head !== null && !trainable)) return;
+    this.head?.dispose();
+    this.head = tf.tidy(() => pack(matrix, [], { transposed }));
   }
 
-  private packed(w: Tensor, layer: number, modules: readonly LoraModule[]): Tensor {
-    const { adapter } = this;
-    const offsets: number[] = [];
-    const factors: Tensor[] = [];
+  /** The adapted modules of a matrix, with their first columns. */
+  private adapted(layer: number, modules: readonly LoraModule[]): { a: Tensor; b: Tensor; offset: number }[] {
     let column = 0;
-    for (const module of modules) {
-      const pair = adapter?.get(layer, module);
-      if (pair !== undefined) {
-        offsets.push(column);
-        factors.push(pair.a, pair.b);
-      }
+    return modules.flatMap((module) => {
+      const offset = column;
       column += moduleShape(this.config, module)[1];
-    }
-    return pack(w, factors, {
-      parts: modules.includes('gate_proj') ? 2 : 1,
-      ...{ scale: adapter?.scale, offsets },
+      const pair = this.adapter?.get(layer, module);
+      return pair === undefined ? [] : [{ a: pair.a as Tensor, b: pair.b as Tensor, offset }];
     });
+  }
+
+  private merged(w: Tensor, layer: number, modules: readonly LoraModule[]): Tensor {
+    const adapted = this.adapted(layer, modules);
+    const factors = adapted.flatMap(({ a, b }) => [a, b]);
+    const offsets = adapted.map(({ offset }) => offset);
+    return pack(w, factors, { parts: partsOf(modules), scale: this.adapter?.scale, offsets });
+  }
+
+  /** scale x A of all modules side by side, and B of each in its own rows and columns: their product is the adapter's. */
+  private beside({ shape }: Bfloat16Matrix, layer: number, modules: readonly LoraModule[]): Tensor[] {
+    const adapted = this.adapted(layer, modules);
+    const parts = partsOf(modules);
+    if (adapted.length === 0)
+      return [pack(tf.zeros([shape[0], 1])), pack(tf.zeros([1, shape[1]]), [], { parts })];
+    const a = tf.concat(adapted.map((module) => module.a), 1); // prettier-ignore
+    const rows = adapted.map(({ b, offset }) =>
+      tf.pad(b, [
+        [0, 0],
+        [offset, shape[1] - offset - (b.shape[1] as number)],
+      ]),
+    );
+    return [pack(tf.mul(a, this.adapter?.scale ?? 1)), pack(tf.concat(rows, 0), [], { parts })];
   }
 
   private run(op: string, group: number, inputs: readonly TensorInfo[]): Tensor {
-    const { embedding, finalNorm, layers } = this.weights;
-    const weights = layers.flatMap((w, layer) => {
-      const [qkv, o, gateUp, down] = this.matrices.slice(layer * fusedModules.length) as Tensor[];
-      return [w.inputNorm, qkv, w.qNorm, w.kNorm, o, w.postNorm, gateUp, down];
-    });
-    const all = [embedding, finalNorm, this.head as Tensor, ...weights];
+    const { embedding, finalNorm, layers, head } = this.weights;
+    const vectors = layers.flatMap((w) => [w.inputNorm, w.qNorm, w.kNorm, w.postNorm]);
+    const inPlace = layers.flatMap((w) => fusedModules.map(([key]) => w[key]));
+    const matrices: Matrix[] = [
+      ...[embedding, this.head ?? head.matrix],
+      ...(this.isHalf ? inPlace : this.matrices),
+    ];
     const attributes = [
       floatAttribute('eps', this.config.rmsNormEps),
       floatAttribute('theta', this.config.ropeTheta),
       intAttribute('group', group),
-      intAttribute('N', all.length),
+      intAttribute('vocabulary', this.config.vocabSize),
+      intAttribute('N', 1 + vectors.length),
+      intAttribute('M', matrices.length),
+      intAttribute('F', this.factors.length),
+      typeAttribute('T', this.isHalf ? binding.TF_INT32 : binding.TF_FLOAT),
     ];
-    return backend.executeSingleOutput(op, attributes, [...inputs, ...all]);
+    const tensors = matrices.map((m) => (m instanceof Bfloat16Matrix ? m.panels : m));
+    return backend.executeSingleOutput(op, attributes, [
+      ...[...inputs, finalNorm, ...vectors],
+      ...[...tensors, ...this.factors],
+    ]);
   }
 
   /**
@@ -146,8 +189,8 @@ export class PackedModel {
   }
 
   dispose(): void {
-    for (const tensor of [...this.matrices, this.head]) tensor?.dispose();
-    this.matrices.fill(null);
-    this.head = null;
+    tf.dispose([...this.matrices, ...this.factors]);
+    this.head?.dispose();
+    [this.matrices, this.factors, this.head] = [[], [], null];
   }
 }

@@ -7,13 +7,15 @@
  * Source: Qwen3 Technical Report, arXiv 2505.09388; layer order and names as in transformers' Qwen3ForCausalLM.
  */
 import { takesOwnOps } from '../runtime/compile';
-import type { Tensor } from '../runtime/tf';
+import type { Tensor, Variable } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { ModelConfig } from './config';
 import { fusedAttention, fusedLora } from './fused';
 import type { LoraAdapter, LoraFactors, LoraModule } from './lora';
 import { LORA_TARGETS } from './peft';
-import { gate, gatherRows, matMul, recomputed, rmsNorm, rotaryTable, rotate } from './ops';
+import type { Matrix } from './matrix';
+import { Bfloat16Matrix, columns, matMul, product } from './matrix';
+import { gate, gatherRows, recomputed, rmsNorm, rotaryTable, rotate } from './ops';
 import type { OutputHead } from './ops';
 import {
   attendCompletion,
@@ -30,19 +32,19 @@ import type { KeyValues } from './attention';
 export interface LayerWeights {
   inputNorm: Tensor;
   /** Queries, keys and values side by side: [H, (heads + 2 kvHeads) * D]. */
-  qkv: Tensor;
+  qkv: Matrix;
   qNorm: Tensor;
   kNorm: Tensor;
-  o: Tensor;
+  o: Matrix;
   postNorm: Tensor;
   /** Gate and up side by side: [H, 2 F]. */
-  gateUp: Tensor;
-  down: Tensor;
+  gateUp: Matrix;
+  down: Matrix;
 }
 
 export interface QwenWeights {
-  /** [V, H] */
-  embedding: Tensor;
+  /** [V, H], or [H, V] in 16 bits. */
+  embedding: Tensor | Bfloat16Matrix;
   layers: LayerWeights[];
   finalNorm: Tensor;
   head: OutputHead;
@@ -63,10 +65,10 @@ export interface Network {
 }
 
 /** x W, plus the adapter's part for each named slice of the output. */
-function linear(net: Network, x: Tensor, w: Tensor, layer: number, modules: readonly LoraModule[]): Tensor {
+function linear(net: Network, x: Tensor, w: Matrix, layer: number, modules: readonly LoraModule[]): Tensor {
   const { adapter, dropout } = net;
   const factors = modules.map((module) => adapter?.get(layer, module));
-  if (adapter === null || factors.every((f) => f === undefined)) return matMul(x, w);
+  if (adapter === null || factors.every((f) => f === undefined)) return product(x, w);
   const widths = modules.map((module) => outputWidth(net.config, module));
   if (takesOwnOps() && dropout === undefined) {
     const offsets = widths.map((_, i) => widths.slice(0, i).reduce((sum, width) => sum + width, 0));
@@ -80,7 +82,7 @@ function linear(net: Network, x: Tensor, w: Tensor, layer: number, modules: read
     return matMul(matMul(input, f.a), f.b);
   });
   const delta = parts.length === 1 ? parts[0] : tf.concat(parts, 1);
-  return tf.add(matMul(x, w), tf.mul(delta, adapter.scale));
+  return tf.add(product(x, w), tf.mul(delta, adapter.scale));
 }
 
 function outputWidth(config: ModelConfig, module: LoraModule): number {
@@ -121,6 +123,11 @@ function finishLayer(net: Network, x: Tensor, attended: Tensor, layer: number): 
   return tf.add(residual, linear(net, gated, w.down, layer, ['down_proj']));
 }
 
+/** The vectors of tokens: [N] int32 -> [N, H]. */
+function embed({ embedding }: QwenWeights, ids: Tensor): Tensor {
+  return embedding instanceof Bfloat16Matrix ? columns(embedding, ids) : gatherRows(embedding, ids);
+}
+
 const flat = (x: Tensor): Tensor => tf.reshape(x, [x.size]);
 
 /** A padded batch of prompts. */
@@ -148,7 +155,7 @@ export function forwardPrompts(net: Network, prompt: PromptBatch): { hidden: Ten
   const rows = prompt.ids.shape[0];
   const rotary = rotaryTable(flat(prompt.positions), net.config.headDim, net.config.ropeTheta);
   const bias = promptSelfBias(prompt);
-  let x = gatherRows(net.weights.embedding, flat(prompt.ids));
+  let x = embed(net.weights, flat(prompt.ids));
   const cache: KeyValues[] = [];
   for (let layer = 0; layer < net.config.numHiddenLayers; layer++) {
     const { queries, keys, values } = splitQkv(net, projectQkv(net, x, layer), layer, rotary);
@@ -238,7 +245,7 @@ function layerVariables({ weights, adapter }: Network, layer: number): Tensor[] 
     ...factors.flatMap((f) => (f === undefined ? [] : [f.a, f.b])),
     ...Object.values(weights.layers[layer]),
   ];
-  return own.filter((tensor: Tensor) => tensor instanceof tf.Variable && tensor.trainable);
+  return own.filter((tensor): tensor is Variable => tensor instanceof tf.Variable && tensor.trainable);
 }
 
 /** As `sharedLayer`, keeping only `x` for the backward pass. */
@@ -293,7 +300,7 @@ export function forwardSharedPrefix(
     ownBias: causalBias(tc),
   };
   const runLayer = net.recompute === true ? recomputedLayer : sharedLayer;
-  let x = gatherRows(weights.embedding, tf.concat([flat(prompt.ids), flat(completionIds)], 0));
+  let x = embed(weights, tf.concat([flat(prompt.ids), flat(completionIds)], 0));
   for (let layer = 0; layer < config.numHiddenLayers; layer++) x = runLayer(net, x, layer, pass);
   return rmsNorm(statesBefore(x, prompts, rows, tc), weights.finalNorm, config.rmsNormEps);
 }
@@ -333,7 +340,7 @@ export function forwardDecode(
   const ownBias = tf.mul(tf.cast(later, 'float32'), blocked);
   const indices = tf.add(tf.mul(tf.range(0, rows * kv, 1, 'int32'), tf.scalar(length, 'int32')), step);
   const rotary = rotaryTable(positions, headDim, config.ropeTheta);
-  let x = gatherRows(weights.embedding, ids);
+  let x = embed(weights, ids);
   const own: KeyValues[] = [];
   for (let layer = 0; layer < config.numHiddenLayers; layer++) {
     const { queries, keys, values } = splitQkv(net, projectQkv(net, x, layer), layer, rotary);

@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { CheckpointError, messageOf } from '../runtime/errors';
-import { fromFloat16 } from './half-precision';
+import { fromFloat16, toBfloat16 } from './half-precision';
 import { bytesPerElement, damaged, elementCount, parseHeader } from './safetensors-header';
 import type { SafetensorsDtype, TensorInfo } from './safetensors-header';
 
@@ -61,6 +61,19 @@ export class SafetensorsFile {
     } else {
       throw this.unreadable(info, 'F32, BF16, F16 or F64');
     }
+    return out;
+  }
+
+  /**
+   * A floating-point tensor as the bits of bfloat16, row-major. BF16 is exact; others are rounded to the nearest.
+   *
+   * @throws CheckpointError  for a missing tensor or one of another type
+   */
+  readBfloat16(name: string): Uint16Array {
+    const info = this.info(name);
+    if (info.dtype !== 'BF16') return Uint16Array.from(this.read(name), toBfloat16);
+    const out = new Uint16Array(elementCount(info.shape));
+    this.fill(new Uint8Array(out.buffer), info);
     return out;
   }
 

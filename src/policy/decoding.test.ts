@@ -72,7 +72,7 @@ function randomPolicy(
     );
     return name.includes('norm') ? values.map((x) => 1 + x) : values;
   };
-  const weights = buildWeights(model, read, options.trainable === 'all' ? 'variable' : 'constant');
+  const weights = buildWeights(model, read, { kind: options.trainable === 'all' ? 'variable' : 'constant' });
   const target = { ...adapterSettings, r, lora_alpha: 2 * r, target_modules: [...modules] };
   const adapter = modules.length === 0 ? null : LoraAdapter.create(model, target, 1);
   for (const [name, factor] of adapter?.named() ?? [])

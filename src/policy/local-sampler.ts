@@ -5,6 +5,7 @@ import { describeMachine } from '../runtime/machine';
 import type { Tensor, Variable } from '../runtime/tf';
 import { binding, tf } from '../runtime/tf';
 import { fusedModules, mergedMatrix } from '../model/load';
+import { Bfloat16Matrix } from '../model/matrix';
 import { mergedBytes } from '../model/memory';
 import { PackedModel } from '../model/packed';
 import type { Network } from '../model/qwen3';
@@ -16,7 +17,8 @@ export interface LocalSamplerOptions {
   mode?: ExecutionMode;
   /**
    * Sample on a copy of the weights with the adapter merged in, as few products a token as without an adapter; false: on the
-   * weights as they are, with the adapter beside them. Default: true where the copy fits into the memory that is free.
+   * weights as they are, with the adapter beside them. Default: true where the copy fits into the memory that is free. Weights
+   * in 16 bits are never copied.
    */
   mergeForSampling?: boolean;
 }
@@ -62,8 +64,10 @@ export class LocalSampler {
     const { mode = defaultMode(), mergeForSampling = mergedBytes(this.network.config) <= freeBytes() } =
       this.options;
     const { config, weights, adapter } = this.network;
-    if (!mergeForSampling) return new GraphDecoder(this.network, this.padId, mode);
-    if (mode === 'graph' && !binding.isUsingGpuDevice()) {
+    const isHalf = weights.head.matrix instanceof Bfloat16Matrix;
+    const takesPacked = mode === 'graph' && !binding.isUsingGpuDevice();
+    if (isHalf ? !takesPacked : !mergeForSampling) return new GraphDecoder(this.network, this.padId, mode);
+    if (takesPacked) {
       this.packed = new PackedModel(config, weights, adapter);
       return new PackedDecoder(this.packed, this.network);
     }
@@ -80,7 +84,7 @@ export class LocalSampler {
       );
     this.merge = compile('merge', merge, { mode });
     this.merged = weights.layers.flatMap((w) =>
-      fusedModules.map(([key]) => tf.tidy(() => tf.variable(tf.zerosLike(w[key]), false))),
+      fusedModules.map(([key]) => tf.tidy(() => tf.variable(tf.zeros([...w[key].shape]), false))),
     );
     const layers = weights.layers.map((w, layer) => {
       const own = this.merged.slice(layer * fusedModules.length, (layer + 1) * fusedModules.length);

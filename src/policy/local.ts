@@ -8,7 +8,7 @@ import { ensureDirectory } from '../runtime/files';
 import type { Tensor, Variable } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import { readModelConfig } from '../model/config';
-import type { ModelConfig } from '../model/config';
+import type { ModelConfig, WeightDtype } from '../model/config';
 import { adapterDropout } from '../model/dropout';
 import { fileTensors, loadWeights, weightTensors } from '../model/load';
 import { LoraAdapter } from '../model/lora';
@@ -45,6 +45,8 @@ export interface LocalPolicyOptions extends LocalSamplerOptions {
   /** Start from this PEFT directory; else a fresh adapter of `lora`, else (neither) the bare model. */
   adapterDirectory?: string;
   lora?: AdapterConfig;
+  /** How the base weights are kept: `float32` (default), or `bfloat16` in half the memory, with an adapter or nothing to train. */
+  dtype?: WeightDtype;
   /** Seed of a fresh adapter. */
   seed?: number;
   /** `lora` (default): the adapter; `all`: every weight, embeddings too. */
@@ -89,14 +91,15 @@ export class LocalPolicy implements Policy {
 
   /** @throws CheckpointError  when the model or the adapter cannot be read, or do not belong together */
   static load(options: LocalPolicyOptions): LocalPolicy {
-    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', seed = 0 } = options;
+    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', seed = 0, dtype } = options;
     if (trainable === 'all' && (adapterDirectory !== undefined || lora !== undefined))
       throw new ConfigError(
         'trainable: all takes no adapter; merge it into the model first, or set trainable: lora',
       );
     const config = readModelConfig(modelDirectory);
     const stored = adapterDirectory === undefined ? null : readAdapter(adapterDirectory, config);
-    const weights = loadWeights(modelDirectory, config, trainable === 'all' ? 'variable' : 'constant');
+    const kind = trainable === 'all' ? 'variable' : 'constant';
+    const weights = loadWeights(modelDirectory, config, { kind, dtype });
     let adapter: LoraAdapter | null = null;
     if (stored !== null) adapter = new LoraAdapter(config, stored.config, stored.matrices);
     else if (lora !== undefined) adapter = LoraAdapter.create(config, lora, seed);

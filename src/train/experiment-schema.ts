@@ -1,5 +1,7 @@
 /** The schema of an experiment file: every key with its default, and the rules across keys. */
 import { z } from 'zod';
+import type { WeightDtype } from '../model/config';
+import { WEIGHT_DTYPES } from '../model/config';
 import { LORA_TARGETS } from '../model/peft';
 import { TINKER_ALPHA } from '../policy/tinker-protocol';
 import { addressSchema, keyVariableSchema } from '../rewards/chat-request';
@@ -11,6 +13,7 @@ const belowOne = z.number().min(0).lt(1);
 const positive = z.number().positive();
 const natural = z.int().positive();
 
+/** Settings of a fresh adapter: `lora` of an experiment. */
 export const loraSchema = z.strictObject({
   r: natural.default(16).describe('rank'),
   alpha: positive.default(16).describe('scale is alpha / r'),
@@ -61,6 +64,7 @@ const trainingSchema = z.strictObject({
 /** How different texts are: `semantic` mean cosine distance of embeddings, `self_bleu` 1 - self-BLEU-4, `distinct_2`. */
 export const distanceSchema = z.enum(['semantic', 'self_bleu', 'distinct_2']).default('semantic');
 
+/** Settings of GRPO: `grpo` of an experiment. */
 export const grpoSchema = z.strictObject({
   n_generations: z.int().min(2).default(4).describe('completions a prompt'),
   temperature: positive.default(0.8),
@@ -94,6 +98,7 @@ export const grpoSchema = z.strictObject({
   loss_temperature: positive.optional().describe('of the log-probabilities; default: temperature, as TRL'),
 });
 
+/** Settings of polychromic training: `polychromic` of an experiment. */
 export const polychromicSchema = z.strictObject({
   lambda: z.number().default(0.3).describe('weight of the diversity of own completions'),
   n_generations: z.int().min(2).default(3).describe('completions a prompt'),
@@ -150,12 +155,13 @@ interface RemoteSettings {
   grpo?: z.output<typeof grpoSchema>;
   polychromic?: z.output<typeof polychromicSchema>;
   method: 'sft' | 'polychromic' | 'grpo';
+  dtype: WeightDtype;
 }
 
 /** What a Tinker server cannot do is refused, never left out. */
 function remoteProblems(config: RemoteSettings): { path: string[]; message: string }[] {
   if (config.policy.type !== 'tinker') return [];
-  const { training, lora, method } = config;
+  const { training, lora, method, dtype } = config;
   const grpo = config.grpo ?? grpoSchema.parse({});
   const polychromic = config.polychromic ?? polychromicSchema.parse({});
   const problems: { path: string[]; message: string }[] = [];
@@ -165,6 +171,7 @@ function remoteProblems(config: RemoteSettings): { path: string[]; message: stri
     problems.push({ path: key.split('.'), message });
   };
   const { max_grad_norm: norm, gradient_checkpointing: recompute } = training;
+  require(dtype === 'float32', 'dtype', dtype, 'decides that itself; remove it');
   require(norm === 0, 'training.max_grad_norm', norm, 'does not clip gradients; set it to 0');
   require(!recompute, 'training.gradient_checkpointing', recompute, 'decides that itself; remove it');
   if (lora !== undefined) {
@@ -191,6 +198,10 @@ export const experimentSchema = z
   .strictObject({
     method: z.enum(['sft', 'polychromic', 'grpo']),
     model: z.string().default('data/model').describe('directory of a Hugging Face model, or a hub id'),
+    dtype: z
+      .enum(WEIGHT_DTYPES)
+      .default('float32')
+      .describe('of the frozen base weights; bfloat16 takes half the memory, and is exact for a bfloat16 checkpoint'),
     policy: policySchema.prefault({ type: 'local' }).describe('what trains and samples'),
     warm_start: z
       .string()
@@ -281,4 +292,5 @@ export const experimentSchema = z
       : { ...rest, task, reward: undefined },
   );
 
+/** One experiment, every default filled in: what an experiment file (YAML) says. */
 export type Experiment = z.output<typeof experimentSchema>;

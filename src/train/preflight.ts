@@ -22,6 +22,7 @@ export interface PreflightCheck {
   detail: string;
 }
 
+/** What a trial of a run's first steps says: its checks, its time, its cost. */
 export interface Preflight {
   checks: PreflightCheck[];
   totalSteps: number;
@@ -87,8 +88,9 @@ export function stepShape(experiment: Experiment): StepShape {
 function memoryCheck({ experiment, evaluation, modelConfig }: Prepared): PreflightCheck {
   const shape = stepShape(experiment);
   const { gradient_checkpointing: recompute } = experiment.training;
+  const { dtype } = experiment;
   const fused = defaultMode() === 'graph' && !binding.isUsingGpuDevice();
-  const plan = planMemory(modelConfig, shape, adapterConfig(experiment).r, { recompute, fused });
+  const plan = planMemory(modelConfig, shape, adapterConfig(experiment).r, { recompute, fused, dtype });
   const { memoryAvailableBytes, gpus } = describeMachine();
   const available = binding.isUsingGpuDevice() ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
   const held = evaluation.length === 0 ? '' : `, ${evaluation.length} held-out records`;

@@ -133,6 +133,7 @@ export async function prepare(experiment: Experiment, options: PrepareOptions): 
   };
 }
 
+/** Who is told of what, and where a server's models are noted. */
 export interface OpenPolicyOptions {
   notify?: (line: string) => void;
   /** Of a policy on a server: where its models are noted, see `ModelRegistry`. */
@@ -148,11 +149,11 @@ export async function openPolicy(
   { experiment, modelDirectory, modelConfig, stopTokenIds }: Prepared,
   { notify, registryFile }: OpenPolicyOptions = {},
 ): Promise<RunPolicy> {
-  const { policy, seed, checkpoint_path: start, training } = experiment;
+  const { policy, seed, checkpoint_path: start, training, dtype } = experiment;
   const lora = adapterConfig(experiment);
   if (policy.type === 'local')
     return LocalPolicy.load({
-      ...{ modelDirectory, stopTokenIds, seed, adapterDirectory: start, lora },
+      ...{ modelDirectory, dtype, stopTokenIds, seed, adapterDirectory: start, lora },
       gradientCheckpointing: training.gradient_checkpointing,
     });
   const { base_url: baseUrl, base_model: baseModel, api_key_env: variable } = policy;

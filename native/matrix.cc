@@ -1,0 +1,323 @@
+// Matrices as panels: how they are laid out, and products with those that are kept in 16 bits (src/model/matrix.ts has the
+// same as graphs of TensorFlow's ops). Weights are widened to float32 a few panels at a time; all arithmetic is in float32.
+//
+//   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
+//   GrpolabPackBfloat16(rows [n, k / 2]) -> panels [p, k, 8]: bfloat16 rows of a file, two in each int32, as panels
+//   GrpolabProduct(x [N, k], panels) -> x W [N, n]
+//   GrpolabProductGrad(dy [N, n], panels) -> dy W^T [N, k]
+//   GrpolabColumns(panels, ids [N]) -> columns of W as rows [N, k]
+
+#include "matrix.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+Panels::Panels(const OpInputs& in, int i) {
+  if (in.rank(i) != 3) return;
+  panels = in.dim(i, 0);
+  k = in.dim(i, 1);
+  data = in.data(i);
+  if (in.dtype(i) == TF_FLOAT && in.dim(i, 2) == kWidth) format = Format::kFloat;
+  if (in.dtype(i) == TF_INT32 && in.dim(i, 2) == kWidth / 2) format = Format::kBfloat16;
+}
+
+const float* Panels::Lines(int64_t p, int64_t begin, int64_t end, float* scratch) const {
+  const int64_t first = (p * k + begin) * kWidth;
+  if (format == Format::kFloat) return static_cast<const float*>(data) + first;
+  BestKernels().widen(static_cast<const uint16_t*>(data) + first, (end - begin) * kWidth, scratch);
+  return scratch;
+}
+
+void Panels::Column(int64_t n, float* out) const {
+  float line[kWidth];
+  for (int64_t i = 0; i < k; i++) out[i] = Lines(n / kWidth, i, i + 1, line)[n % kWidth];
+}
+
+std::vector<const float*> Panels::Wide(int64_t first, int64_t last, int64_t rows, std::vector<float>* scratch) const {
+  constexpr int64_t kFewRows = 2 * kWidth;
+  std::vector<const float*> result(last - first, nullptr);
+  if (format == Format::kBfloat16 && rows <= kFewRows) return result;
+  const int64_t size = k * kWidth;
+  if (format != Format::kFloat) scratch->resize(std::max<size_t>(scratch->size(), (last - first) * size));
+  for (int64_t p = first; p < last; p++) result[p - first] = Lines(p, 0, k, scratch->data() + (p - first) * size);
+  return result;
+}
+
+void Panels::Product(Rows x, int64_t p, const float* wide, float* out, int64_t ldo, int64_t columns, Into into) const {
+  if (wide != nullptr) return BestKernels().product(x, k, wide, kWidth, out, ldo, columns, into);
+  BestKernels().product_half(x, k, static_cast<const uint16_t*>(data) + p * k * kWidth, kWidth, out, ldo, columns, into);
+}
+
+Columns::Columns(int64_t panel, int64_t panels, int64_t n, int64_t parts) {
+  const int64_t width = n / parts, each = panels / parts, begin = panel % each * kWidth;
+  first = panel / each * width + begin;
+  count = std::min(kWidth, width - begin);
+}
+
+namespace {
+
+struct Options {
+  int64_t parts = 1, columns = 0;
+};
+
+void* Create(TF_OpKernelConstruction* construction) {
+  OpStatus status;
+  auto* options = new Options();
+  TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
+  TF_OpKernelConstruction_GetAttrInt64(construction, "columns", &options->columns, status.status);
+  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
+  return options;
+}
+
+void* CreateParts(TF_OpKernelConstruction* construction) {
+  OpStatus status;
+  auto* options = new Options();
+  TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
+  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
+  return options;
+}
+
+template <typename T>
+void Destroy(void* state) {
+  delete static_cast<T*>(state);
+}
+
+// Whether a matrix's panels are those of n columns.
+bool Fits(const Panels& w, const Options& options) {
+  return w.ok() && options.parts > 0 && options.columns % options.parts == 0 &&
+         w.panels == options.parts * Ceil(options.columns / options.parts);
+}
+
+void ComputePackBfloat16(void* state, TF_OpKernelContext* context) {
+  OpInputs in(context);
+  if (!in.ok()) return;
+  const Options options{static_cast<Options*>(state)->parts, in.dim(0, 0)};
+  const int64_t k = 2 * in.dim(0, 1);
+  if (options.columns % options.parts != 0) return FailOp(context, "GrpolabPackBfloat16: the parts are not equal");
+  const int64_t panels = options.parts * Ceil(options.columns / options.parts);
+  auto* out = static_cast<uint16_t*>(AllocateOutput(context, 0, TF_INT32, {panels, k, kWidth / 2}));
+  if (out == nullptr) return;
+  const auto* rows = static_cast<const uint16_t*>(in.data(0));
+  ParallelFor(context, panels, [&](int64_t p) {
+    const Columns columns(p, panels, options.columns, options.parts);
+    const uint16_t* from = rows + columns.first * k;
+    uint16_t* panel = out + p * k * kWidth;
+    if (columns.count < kWidth) std::memset(panel, 0, k * kWidth * sizeof(uint16_t));
+    for (int64_t i = 0; i < k; i++)
+      for (int64_t j = 0; j < columns.count; j++) panel[i * kWidth + j] = from[j * k + i];
+  });
+}
+
+// Attributes: transposed (the matrix is [n, k]), parts (its columns are that many equal parts, each padded by itself),
+// scale, and offsets: the first column of each adapter, whose factors A [k, r] and B [r, width] follow the matrix.
+struct PackOptions {
+  bool transposed = false;
+  int64_t parts = 1;
+  float scale = 1;
+  std::vector<int64_t> offsets;
+};
+
+void* CreatePack(TF_OpKernelConstruction* construction) {
+  OpStatus status;
+  auto* options = new PackOptions();
+  unsigned char transposed = 0;
+  int32_t list = 0, total = 0;
+  TF_OpKernelConstruction_GetAttrBool(construction, "transposed", &transposed, status.status);
+  TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
+  TF_OpKernelConstruction_GetAttrFloat(construction, "scale", &options->scale, status.status);
+  TF_OpKernelConstruction_GetAttrSize(construction, "offsets", &list, &total, status.status);
+  options->transposed = transposed != 0;
+  options->offsets.resize(std::max(list, 0));
+  if (list > 0)
+    TF_OpKernelConstruction_GetAttrInt64List(construction, "offsets", options->offsets.data(), list, status.status);
+  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
+  return options;
+}
+
+struct Factors {
+  const float* a;
+  const float* b;
+  int64_t rank, first, width;
+};
+
+// Adds scale * A B to the columns [first, first + count) of a panel [k, 16].
+void AddProduct(const Factors& f, float scale, int64_t k, int64_t first, int64_t count, float* panel) {
+  const int64_t from = std::max(first, f.first), to = std::min(first + count, f.first + f.width);
+  if (from >= to) return;
+  const float* b = f.b + (from - f.first);
+  int64_t ldb = f.width;
+  std::vector<float> edge;  // a product reads 16 columns of its right side
+  if (from - f.first + kWidth > f.width) {
+    edge.resize(f.rank * kWidth);
+    for (int64_t r = 0; r < f.rank; r++) std::copy(b + r * ldb, b + r * ldb + (to - from), &edge[r * kWidth]);
+    b = edge.data();
+    ldb = kWidth;
+  }
+  const Kernels& kernels = BestKernels();
+  std::vector<float> scaled(kWidth * f.rank);
+  for (int64_t i = 0; i < k; i += kWidth) {
+    const int64_t rows = std::min(kWidth, k - i);
+    for (int64_t e = 0; e < rows * f.rank; e++) scaled[e] = scale * f.a[i * f.rank + e];
+    kernels.product({scaled.data(), 1, f.rank, rows}, f.rank, b, ldb, panel + i * kWidth + (from - first), kWidth,
+                    to - from, Into::kAdd);
+  }
+}
+
+void ComputePack(void* state, TF_OpKernelContext* context) {
+  const auto& options = *static_cast<PackOptions*>(state);
+  OpInputs in(context);
+  if (!in.ok()) return;
+  const int64_t k = in.dim(0, options.transposed ? 1 : 0), n = in.dim(0, options.transposed ? 0 : 1);
+  const int64_t width = n / options.parts, panels = Ceil(width);
+  std::vector<Factors> factors;
+  for (size_t f = 0; f < options.offsets.size(); f++) {
+    const int a = static_cast<int>(1 + 2 * f);
+    if (a + 1 >= in.count() || in.dim(a, 0) != k || in.dim(a, 1) != in.dim(a + 1, 0))
+      return FailOp(context, "GrpolabPack: the factors do not fit the matrix");
+    factors.push_back({in.floats(a), in.floats(a + 1), in.dim(a, 1), options.offsets[f], in.dim(a + 1, 1)});
+  }
+  auto* out = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {options.parts * panels, k, kWidth}));
+  if (out == nullptr) return;
+  const float* matrix = in.floats(0);
+  ParallelFor(context, options.parts * panels, [&](int64_t p) {
+    const int64_t begin = p % panels * kWidth;
+    const int64_t first = p / panels * width + begin, count = std::min(kWidth, width - begin);
+    float* panel = out + p * k * kWidth;
+    for (int64_t i = 0; i < k; i++)
+      for (int64_t j = 0; j < kWidth; j++) {
+        const int64_t at = options.transposed ? (first + j) * k + i : i * n + first + j;
+        panel[i * kWidth + j] = j < count ? matrix[at] : 0.0f;
+      }
+    for (const Factors& f : factors) AddProduct(f, options.scale, k, first, count, panel);
+  });
+}
+
+// ---- products ----
+
+// Columns [begin, end) of rows x [rows, ldx] as blocks of 16 rows: [blocks, end - begin, 16].
+void PackRows(TF_OpKernelContext* context, const float* x, int64_t rows, int64_t ldx, int64_t begin, int64_t end,
+              float* out) {
+  ParallelFor(context, Ceil(rows), [&](int64_t block) {
+    const int64_t count = std::min(kWidth, rows - block * kWidth), n = end - begin;
+    const float* from = x + block * kWidth * ldx + begin;
+    float* to = out + block * n * kWidth;
+    int64_t i = 0;
+    if (count == kWidth)
+      for (; i + kWidth <= n; i += kWidth) BestKernels().transpose(from + i, ldx, to + i * kWidth);
+    for (; i < n; i++)
+      for (int64_t r = 0; r < count; r++) to[i * kWidth + r] = from[r * ldx + i];
+  });
+}
+
+// Panels (or blocks of 16 rows) that a task takes at once: what it widens should stay in the cache, and all threads have work.
+int64_t Grain(int64_t tasks, int64_t length) {
+  const int64_t in_cache = (1 << 18) / (length * kWidth * static_cast<int64_t>(sizeof(float)));
+  return std::max<int64_t>(1, std::min(in_cache, tasks / (ThreadCount() * 4)));
+}
+
+void ComputeProduct(void* state, TF_OpKernelContext* context) {
+  OpInputs in(context);
+  if (!in.ok()) return;
+  const auto& options = *static_cast<Options*>(state);
+  const Panels w(in, 1);
+  const int64_t rows = in.dim(0, 0), n = options.columns;
+  if (!Fits(w, options) || in.dim(0, 1) != w.k) return FailOp(context, "GrpolabProduct: the matrix does not fit");
+  auto* y = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {rows, n}));
+  if (y == nullptr) return;
+  std::vector<float> packed(Ceil(rows) * kWidth * w.k);
+  PackRows(context, in.floats(0), rows, w.k, 0, w.k, packed.data());
+  const int64_t grain = Grain(w.panels, w.k);
+  ParallelFor(context, (w.panels + grain - 1) / grain, [&](int64_t task) {
+    thread_local std::vector<float> scratch;
+    const int64_t first = task * grain, last = std::min(w.panels, first + grain);
+    const std::vector<const float*> wide = w.Wide(first, last, rows, &scratch);
+    for (int64_t r = 0; r < rows; r += kWidth)
+      for (int64_t p = first; p < last; p++) {
+        const Columns columns(p, w.panels, n, options.parts);
+        w.Product({&packed[r * w.k], kWidth, 1, std::min(kWidth, rows - r)}, p, wide[p - first], y + r * n + columns.first,
+                  n, columns.count, Into::kStore);
+      }
+  });
+}
+
+// Panels whose columns a chunk of dy W^T takes: dy and W are packed for a chunk at a time.
+constexpr int64_t kChunkPanels = 64;
+
+// out [panels * 16, 16] = rows [begin, begin + 16) of so many panels, transposed.
+void TransposedPanel(const Panels& w, int64_t first, int64_t panels, int64_t begin, float* out) {
+  const int64_t count = std::min(kWidth, w.k - begin);
+  float tile[kWidth * kWidth] = {};
+  for (int64_t p = 0; p < panels; p++)
+    BestKernels().transpose(w.Lines(first + p, begin, begin + count, tile), kWidth, out + p * kWidth * kWidth);
+}
+
+void ComputeProductGrad(void* state, TF_OpKernelContext* context) {
+  OpInputs in(context);
+  if (!in.ok()) return;
+  const auto& options = *static_cast<Options*>(state);
+  const Panels w(in, 1);
+  const int64_t rows = in.dim(0, 0), n = options.columns;
+  if (!Fits(w, options) || in.dim(0, 1) != n) return FailOp(context, "GrpolabProductGrad: the matrix does not fit");
+  auto* dx = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {rows, w.k}));
+  if (dx == nullptr) return;
+  const int64_t blocks = Ceil(w.k), each = w.panels / options.parts;
+  std::vector<float> packed(Ceil(rows) * kWidth * std::min(n, kChunkPanels * kWidth));
+  for (int64_t first = 0; first < w.panels;) {
+    // A chunk ends with its part: the columns of a padded panel are not followed by those of the next.
+    const int64_t panels = std::min({kChunkPanels, w.panels - first, each - first % each});
+    const Columns begin(first, w.panels, n, options.parts), end(first + panels - 1, w.panels, n, options.parts);
+    const int64_t columns = end.first + end.count - begin.first;
+    PackRows(context, in.floats(0), rows, n, begin.first, begin.first + columns, packed.data());
+    const int64_t grain = Grain(blocks, panels * kWidth);
+    ParallelFor(context, (blocks + grain - 1) / grain, [&](int64_t task) {
+      thread_local std::vector<float> scratch;
+      const int64_t from = task * grain, to = std::min(blocks, from + grain), size = panels * kWidth * kWidth;
+      scratch.resize(std::max<size_t>(scratch.size(), grain * size));
+      for (int64_t b = from; b < to; b++) TransposedPanel(w, first, panels, b * kWidth, &scratch[(b - from) * size]);
+      for (int64_t r = 0; r < rows; r += kWidth)
+        for (int64_t b = from; b < to; b++)
+          BestKernels().product({&packed[r * columns], kWidth, 1, std::min(kWidth, rows - r)}, columns,
+                                &scratch[(b - from) * size], kWidth, dx + r * w.k + b * kWidth, w.k,
+                                std::min(kWidth, w.k - b * kWidth), first == 0 ? Into::kStore : Into::kAdd);
+    });
+    first += panels;
+  }
+}
+
+void ComputeColumns(void* state, TF_OpKernelContext* context) {
+  OpInputs in(context);
+  if (!in.ok()) return;
+  const auto& options = *static_cast<Options*>(state);
+  const Panels w(in, 0);
+  if (!Fits(w, options) || options.parts != 1) return FailOp(context, "GrpolabColumns: the matrix does not fit");
+  const int64_t rows = in.size(1);
+  for (int64_t r = 0; r < rows; r++)
+    if (in.ints(1)[r] < 0 || in.ints(1)[r] >= options.columns)
+      return FailOp(context, "GrpolabColumns: " + std::to_string(in.ints(1)[r]) + " is outside 0.." +
+                                 std::to_string(options.columns - 1));
+  auto* out = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {rows, w.k}));
+  if (out == nullptr) return;
+  ParallelFor(context, rows, [&](int64_t r) { w.Column(in.ints(1)[r], out + r * w.k); });
+}
+
+}  // namespace
+
+void RegisterMatrixOps() {
+  RegisterOp({"GrpolabPack",
+              {"matrix: float", "factors: N * float"},
+              {"packed: float"},
+              {"transposed: bool", "parts: int", "scale: float", "offsets: list(int)", "N: int >= 0"},
+              CreatePack,
+              Guarded<ComputePack>,
+              Destroy<PackOptions>});
+  const std::vector<const char*> shape = {"T: {float, int32}", "parts: int", "columns: int"};
+  RegisterOp({"GrpolabPackBfloat16", {"rows: int32"}, {"panels: int32"}, {"parts: int"}, CreateParts,
+              Guarded<ComputePackBfloat16>, Destroy<Options>, false});
+  RegisterOp({"GrpolabProduct", {"x: float", "panels: T"}, {"y: float"}, shape, Create, Guarded<ComputeProduct>, Destroy<Options>,
+              false});
+  RegisterOp({"GrpolabProductGrad", {"dy: float", "panels: T"}, {"dx: float"}, shape, Create,
+              Guarded<ComputeProductGrad>, Destroy<Options>, false});
+  RegisterOp({"GrpolabColumns", {"panels: T", "ids: int32"}, {"rows: float"}, shape, Create, Guarded<ComputeColumns>,
+              Destroy<Options>, false});
+}

@@ -1,0 +1,145 @@
+/**
+ * Products with the model's matrices, and frozen matrices in 16 bits: bfloat16 values as panels of 16 columns, the layout that the binding's ops multiply by
+ * (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and those of a bfloat16
+ * checkpoint not at all. Where the ops cannot run (a GPU, XLA, op by op) graphs widen a matrix each time it is used.
+ */
+import { ownOp, takesOwnOps } from '../runtime/compile';
+import { ConfigError } from '../runtime/errors';
+import type { OpAttribute, Tensor } from '../runtime/tf';
+import { backend, binding, intAttribute, tf, typeAttribute } from '../runtime/tf';
+
+/** tfjs's product of matrices, or of stacks of them. */
+export const matMul = (a: Tensor, b: Tensor, transposeB = false): Tensor =>
+  tf.matMul(a as never, b as never, false, transposeB);
+
+/** TensorFlow's GatherV2; tfjs's own gather checks its indices on the host at every call. */
+export function gatherOp(table: Tensor, indices: Tensor, axis: number, batchDims = 0): Tensor {
+  const attributes = [
+    intAttribute('batch_dims', batchDims),
+    typeAttribute('Tparams', table.dtype === 'int32' ? binding.TF_INT32 : binding.TF_FLOAT),
+    typeAttribute('Tindices', binding.TF_INT32),
+    typeAttribute('Taxis', binding.TF_INT32),
+  ];
+  return backend.executeSingleOutput('GatherV2', attributes, [table, indices, tf.scalar(axis, 'int32')]);
+}
+
+/** Columns of a panel. */
+export const PANEL_WIDTH = 16;
+
+/** A frozen matrix [inputs, outputs] in bfloat16. */
+export class Bfloat16Matrix {
+  constructor(
+    /** [parts x panels of a part, inputs, 8] int32: two values in each, the first in the lower half. */
+    readonly panels: Tensor,
+    readonly shape: readonly [number, number],
+    /** The columns are so many equal parts, each padded with zeros to whole panels. */
+    readonly parts: number,
+  ) {}
+
+  /**
+   * @param values  bfloat16 bits of the transposed matrices, [outputs, inputs] row-major: as files have them, one below another
+   * @throws ConfigError  for an odd number of inputs
+   */
+  static fromRows(values: readonly Uint16Array[], inputs: number, parts = 1): Bfloat16Matrix {
+    if (inputs % 2 !== 0)
+      throw new ConfigError(
+        `bfloat16 weights need an even number of inputs, this model has ${inputs}: use float32`,
+      );
+    const panels = tf.tidy(() => {
+      const rows = values.map((bits) => {
+        const pairs = new Int32Array(bits.buffer, bits.byteOffset, bits.length / 2);
+        return tf.tensor2d(pairs, [bits.length / inputs, inputs / 2], 'int32');
+      });
+      const all = rows.length === 1 ? rows[0] : tf.concat(rows, 0);
+      return backend.executeSingleOutput('GrpolabPackBfloat16', [intAttribute('parts', parts)], [all]);
+    });
+    const outputs = values.reduce((sum, bits) => sum + bits.length, 0) / inputs;
+    return new Bfloat16Matrix(panels, [inputs, outputs], parts);
+  }
+
+  dispose(): void {
+    this.panels.dispose();
+  }
+}
+
+/** [inputs, outputs] */
+export type Matrix = Tensor | Bfloat16Matrix;
+
+function attributes({ parts, shape }: Bfloat16Matrix): OpAttribute[] {
+  const types = [typeAttribute('T', binding.TF_INT32)];
+  return [...types, intAttribute('parts', parts), intAttribute('columns', shape[1])];
+}
+
+const bitcast = (x: Tensor): Tensor =>
+  backend.executeSingleOutput(
+    'Bitcast',
+    [typeAttribute('T', binding.TF_INT32), typeAttribute('type', binding.TF_FLOAT)],
+    [x],
+  );
+
+/** Panels [p, k, 8] int32 -> [p, k, 16] float32. `shift` is 16. */
+function widenPanels(panels: Tensor, shift: Tensor): Tensor {
+  const type = [typeAttribute('T', binding.TF_INT32)];
+  const mask = tf.scalar(-65_536, 'int32');
+  const low = bitcast(backend.executeSingleOutput('LeftShift', type, [panels, shift]));
+  const high = bitcast(backend.executeSingleOutput('BitwiseAnd', type, [panels, mask]));
+  const [p, k] = panels.shape;
+  return tf.reshape(tf.stack([low, high], 3), [p, k, PANEL_WIDTH]);
+}
+
+/**
+ * A matrix in float32, [inputs, outputs].
+ * @param after  in a compiled function, the result shall not be there before this is (float32): TensorFlow would widen all
+ *   matrices at its start
+ */
+export function widened(w: Matrix, after?: Tensor): Tensor {
+  if (!(w instanceof Bfloat16Matrix)) return w;
+  const { panels, parts, shape } = w;
+  return tf.tidy(() => {
+    let shift: Tensor = tf.scalar(16, 'int32');
+    if (after !== undefined) {
+      const first = tf.reshape(tf.slice(tf.reshape(after, [after.size]), [0], [1]), []);
+      shift = tf.mul(shift, tf.cast(tf.greaterEqual(tf.abs(first), 0), 'int32'));
+    }
+    const columns = tf.transpose(widenPanels(panels, shift), [1, 0, 2]);
+    const padded = tf.reshape(columns, [shape[0], parts, (panels.shape[0] / parts) * PANEL_WIDTH]);
+    return tf.reshape(tf.slice(padded, [0, 0, 0], [shape[0], parts, shape[1] / parts]), [...shape]);
+  });
+}
+
+/** x W, without a gradient of W: [N, inputs] -> [N, outputs]. */
+export function multiply(x: Tensor, w: Matrix): Tensor {
+  if (!(w instanceof Bfloat16Matrix)) return matMul(x, w);
+  if (!takesOwnOps()) return tf.tidy(() => matMul(x, widened(w, x)));
+  return ownOp('GrpolabProduct', attributes(w), [x, w.panels], [[x.shape[0], w.shape[1]]])[0];
+}
+
+/** dy W^T: [N, outputs] -> [N, inputs]. */
+export function multiplyTransposed(dy: Tensor, w: Matrix): Tensor {
+  if (!(w instanceof Bfloat16Matrix)) return matMul(dy, w, true);
+  if (!takesOwnOps()) return tf.tidy(() => matMul(dy, widened(w, dy), true));
+  return ownOp('GrpolabProductGrad', attributes(w), [dy, w.panels], [[dy.shape[0], w.shape[0]]])[0];
+}
+
+/** x W, differentiable in x, and in W where that is a tensor. */
+export function product(x: Tensor, w: Matrix): Tensor {
+  if (!(w instanceof Bfloat16Matrix)) return matMul(x, w);
+  const op = tf.customGrad((...args) => ({
+    value: multiply(args[0] as Tensor, w),
+    gradFunc: (dy: Tensor) => multiplyTransposed(dy, w),
+  }));
+  return op(x);
+}
+
+/** Columns of a matrix as rows: [N] int32 -> [N, inputs]. Not differentiable. */
+export function columns(w: Bfloat16Matrix, ids: Tensor): Tensor {
+  const count = ids.shape[0] as number;
+  if (takesOwnOps()) return ownOp('GrpolabColumns', attributes(w), [w.panels, ids], [[count, w.shape[0]]])[0];
+  return tf.tidy(() => {
+    const width = tf.scalar(PANEL_WIDTH, 'int32');
+    const panel = tf.floorDiv(ids, width);
+    const wide = widenPanels(gatherOp(w.panels, panel, 0), tf.scalar(16, 'int32'));
+    const place = tf.oneHot(tf.sub(ids, tf.mul(panel, width)) as never, PANEL_WIDTH, 1, 0, 'float32');
+    return tf.sum(tf.mul(wide, tf.expandDims(place, 1)), 2);
+  });
+}
