@@ -18,7 +18,7 @@ const nodeGlobals = [
 ];
 
 export default tseslint.config(
-  { ignores: ['dist/', 'node_modules/', '.venv/', 'native/build/', 'runs/', 'native/tfjs-node/'] },
+  { ignores: ['dist/', 'docs/', 'node_modules/', '.venv/', 'native/build/', 'runs/', 'native/tfjs-node/'] },
   {
     files: ['**/*.{cjs,mjs}'],
     languageOptions: { globals: Object.fromEntries(nodeGlobals.map((name) => [name, 'readonly'])) },

@@ -1,5 +1,7 @@
 // Our steps beside those of TRL, PEFT and transformers, in turn on the same machine:
-//   node bench/race.mjs --python PYTHON [--models S,M] [--cases grpo-4x4,grpo-2x8,sft,generate] [--rounds 3] [--steps 5]
+//   node bench/race.mjs --python PYTHON [--models S,M] [--cases grpo-4x4,grpo-2x8,sft,generate] [--dtypes float32]
+//     [--rounds 3] [--steps 5]
+// Models are S, M or 0.6B (whose cases are grpo-2x4, sft-2x4), dtypes float32 or bfloat16, of the base weights on both sides.
 // PYTHON has torch, transformers, peft, trl and datasets. Each measurement is a process of its own; a table of medians, minima,
 // ratios, peak memory and the bound by floating-point operations goes to standard output, all numbers to --output.
 import { execFileSync } from 'node:child_process';
@@ -13,6 +15,8 @@ const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
 const CASES = {
   'grpo-4x4': { what: 'grpo', shape: { P: 4, G: 4, Tp: 96, Tc: 48 } },
   'grpo-2x8': { what: 'grpo', shape: { P: 2, G: 8, Tp: 256, Tc: 64 } },
+  'grpo-2x4': { what: 'grpo', shape: { P: 2, G: 4, Tp: 64, Tc: 48 } },
+  'sft-2x4': { what: 'sft', shape: { P: 2, G: 4, Tp: 64, Tc: 48 } },
   sft: { what: 'sft', shape: { P: 4, G: 1, Tp: 96, Tc: 48 } },
   generate: { what: 'generate', shape: { P: 16, G: 1, Tp: 96, Tc: 64 } },
 };
@@ -21,7 +25,8 @@ const { values } = parseArgs({
   options: {
     python: { type: 'string' },
     models: { type: 'string', default: 'S' },
-    cases: { type: 'string', default: Object.keys(CASES).join() },
+    cases: { type: 'string', default: 'grpo-4x4,grpo-2x8,sft,generate' },
+    dtypes: { type: 'string', default: 'float32' },
     rounds: { type: 'string', default: '3' },
     steps: { type: 'string', default: '5' },
     output: { type: 'string', default: 'runs/race' },
@@ -36,6 +41,7 @@ if (values.python === undefined || unknown !== undefined) {
   );
   process.exit(2);
 }
+const dtypes = values.dtypes.split(',');
 const [rounds, steps] = [Number(values.rounds), values.steps];
 const directory = path.resolve(root, values.output);
 
@@ -97,7 +103,7 @@ function modelOf(name) {
   return model;
 }
 
-function race(modelName, caseName) {
+function race(modelName, caseName, dtype) {
   const model = modelOf(modelName);
   const one = CASES[caseName];
   const shape = Object.entries(one.shape)
@@ -105,8 +111,19 @@ function race(modelName, caseName) {
     .join();
   const [ours, theirs] = [[], []];
   for (let round = 0; round < rounds; round++) {
-    console.error(`${modelName} ${caseName}: round ${round + 1} of ${rounds}`);
-    const common = ['--model', model, '--what', one.what, '--shape', shape, '--steps', steps];
+    console.error(`${modelName} ${caseName} ${dtype}: round ${round + 1} of ${rounds}`);
+    const common = [
+      '--model',
+      model,
+      '--what',
+      one.what,
+      '--shape',
+      shape,
+      '--steps',
+      steps,
+      '--dtype',
+      dtype,
+    ];
     ours.push(
       measure(process.execPath, [
         path.join(root, 'bin/grpolab.mjs'),
@@ -133,7 +150,7 @@ function race(modelName, caseName) {
   );
   const peak = (runs) => Math.max(...runs.map(({ peak_rss_bytes: bytes }) => bytes));
   return {
-    ...{ model: modelName, case: caseName, shape, rounds, steps: Number(steps), mode: ours[0].mode },
+    ...{ model: modelName, case: caseName, dtype, shape, rounds, steps: Number(steps), mode: ours[0].mode },
     ours: { median_s: median(our), min_s: Math.min(...our), all_s: our, peak_rss_bytes: peak(ours), phases },
     theirs: {
       median_s: median(their),
@@ -155,14 +172,14 @@ fs.mkdirSync(directory, { recursive: true });
 const results = [];
 const machine = { cpu: os.cpus()[0].model, cores: os.cpus().length, node: process.version };
 for (const name of values.models.split(','))
-  for (const each of cases) {
-    results.push(race(name, each));
+  for (const [each, dtype] of cases.flatMap((one) => dtypes.map((dtype) => [one, dtype]))) {
+    results.push(race(name, each, dtype));
     fs.writeFileSync(path.join(directory, 'race.json'), `${JSON.stringify({ machine, results }, null, 2)}\n`);
   }
 const gib = (bytes) => (bytes / 2 ** 30).toFixed(2);
 const line = (one) =>
   [
-    ...[one.model, one.case, one.shape, one.ours.median_s.toFixed(3), one.ours.min_s.toFixed(3)],
+    ...[one.model, one.case, one.dtype, one.shape, one.ours.median_s.toFixed(3), one.ours.min_s.toFixed(3)],
     ...[one.theirs.median_s.toFixed(3), one.theirs.min_s.toFixed(3)],
     ...[
       one.ratio.toFixed(2),
@@ -175,7 +192,7 @@ console.log(
   `${machine.cpu}, ${machine.cores} cores, Node ${machine.node}; ${JSON.stringify(results[0].versions)}; ${rounds} rounds of ${steps} steps in turn\n`,
 );
 console.log(
-  '| model | case | shape | ours, s | min | theirs, s | min | theirs / ours | of minima | peak GiB | bound, s | ours / bound |',
+  '| model | case | weights | shape | ours, s | min | theirs, s | min | theirs / ours | of minima | peak GiB | bound, s | ours / bound |',
 );
-console.log(`|${'---|'.repeat(12)}`);
+console.log(`|${'---|'.repeat(13)}`);
 for (const one of results) console.log(`| ${line(one)} |`);

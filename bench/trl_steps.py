@@ -1,8 +1,9 @@
 """Times TRL's GRPO step, PEFT's SFT step, or generation by transformers, on this machine's processor, as `grpolab bench` times ours.
 
     python bench/trl_steps.py --model DIR --what grpo|sft|generate --shape P=4,G=4,Tp=96,Tc=48 [--steps 5] [--threads 2]
+        [--dtype float32|bfloat16]
 
-The same work: float32, LoRA r=16 on the seven projections, random prompts of Tp tokens, completions of exactly Tc tokens at
+The same work: base weights of that type (bfloat16: activations too), LoRA r=16 on the seven projections, random prompts of Tp tokens, completions of exactly Tc tokens at
 temperature 0.8 and top-p 0.9, KL to the bare model with beta 0.1, one AdamW step, gradient checkpointing off (TRL's default is on,
 which is slower). Two steps warm up. Prints one JSON object: seconds of each step, peak memory, and the speed of a large matrix
 product, which bounds any implementation. Needs torch, transformers, peft, and for `grpo` trl and datasets.
@@ -21,6 +22,7 @@ parser.add_argument("--what", default="grpo", choices=["grpo", "sft", "generate"
 parser.add_argument("--shape", default="P=4,G=4,Tp=96,Tc=48")
 parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
 options = parser.parse_args()
 shape = {name: int(value) for name, value in (part.split("=") for part in options.shape.split(","))}
 P, G, TP, TC = (shape[name] for name in ("P", "G", "Tp", "Tc"))
@@ -47,7 +49,7 @@ transformers.logging.set_verbosity_error()
 
 
 def load():
-    return transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
 
 
 def lora():

@@ -1,4 +1,4 @@
-/** The package's one entry: a namespace for every folder (`eval` is no name for a module's binding: `evaluation`). */
+/** The package's one entry: a namespace for every folder (`eval` is no name for a module's binding: `evaluation`). @module */
 
 export * as runtime from './runtime';
 export * as metrics from './metrics';

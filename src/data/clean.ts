@@ -118,6 +118,7 @@ export interface CleaningCounts {
   kept: number;
 }
 
+/** What cleaning leaves, and how many records each of its steps took. */
 export interface CleanedRecords {
   /** best first */
   records: TweetRecord[];

@@ -9,6 +9,7 @@ import type { ReadJsonlOptions } from './jsonl';
 import { JsonlWriter } from './jsonl-writer';
 import { checkOutput } from './output-file';
 
+/** How a CSV is imported: what becomes of its bad rows, and who is told how far it is. */
 export interface ImportOptions extends Pick<
   ReadJsonlOptions,
   'skipInvalid' | 'rejectedPath' | 'stdin' | 'signal'
@@ -17,6 +18,7 @@ export interface ImportOptions extends Pick<
   onProgress?: (phase: 'read' | 'write', done: number, total: number | undefined) => void;
 }
 
+/** What an import wrote, and what it set aside. */
 export interface ImportResult {
   output: string;
   /** written */
@@ -84,6 +86,7 @@ export async function importCsv(
   return { output, records, rejected, notices: reader.notices };
 }
 
+/** An import of Customer Support on Twitter, with what became of its rows. */
 export interface TwcsResult extends ImportResult {
   counts: TwcsCounts;
 }

@@ -7,6 +7,7 @@ import { errorCode, readFailure } from '../runtime/files';
 import { hintOfLineEnds, parseJsonLine } from './json-line';
 import { JsonlWriter } from './jsonl-writer';
 
+/** How a JSONL file is read: what becomes of bad lines, limits, progress. */
 export interface ReadJsonlOptions {
   /** Sets bad lines aside in `rejectedPath` with the reason, and goes on. Default: the first bad line throws. */
   skipInvalid?: boolean;
@@ -22,6 +23,7 @@ export interface ReadJsonlOptions {
   signal?: AbortSignal;
 }
 
+/** A line of a JSONL file with its number. */
 export interface JsonlLine<T> {
   /** from 1, blank lines counted */
   line: number;

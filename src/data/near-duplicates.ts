@@ -5,6 +5,7 @@ import type { SparseVector } from '../metrics/sparse';
 import { ConfigError, messageOf, ShapeError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 
+/** How near-duplicates are found. */
 export interface NearDuplicateOptions {
   /** A text's vector, of length 1, or zeros for a text without any feature; always of the same size. */
   embed: (text: string) => Promise<Float32Array>;

@@ -22,6 +22,7 @@ export const SPLIT_FILES = {
   statistics: 'phase_split_statistics.json',
 } as const;
 
+/** The files of a split. */
 export interface WrittenSplit {
   /** paths by what they hold; `test` only when there is a test set */
   files: { phase1: string; phase2: string; statistics: string; test?: string };
@@ -147,6 +148,7 @@ async function copyLines(
   }
 }
 
+/** How a file is split: the shares of its parts, what becomes of its bad lines, progress. */
 export interface SplitFileOptions extends SplitOptions, SourceOptions {}
 
 export interface FileSplit extends WrittenSplit, SplitDescription {

@@ -177,6 +177,7 @@ export interface TweetRows {
   starts: Uint32Array;
 }
 
+/** The rows of an index grouped by tweet, each group in the order of the rows. */
 export function rowsByTweet({ tweet, tweets }: SplitIndex): TweetRows {
   const starts = new Uint32Array(tweets + 1);
   for (let row = 0; row < tweet.length; row++) starts[tweet[row] + 1]++;

@@ -1,10 +1,9 @@
+import type { Numbers } from '../metrics/checks';
 import { kolmogorovSmirnov } from '../metrics/kolmogorov-smirnov';
 import { mean, percentiles, sampleStd } from '../metrics/statistics';
 import type { Assignment, Part } from './split';
 import type { SplitIndex } from './split-index';
 import { mediansByTweet, rowsByTweet } from './split-index';
-
-type Values = ArrayLike<number>;
 
 /** Values of one part, row by row: what a histogram and a box plot are drawn from. */
 export interface PartDistributions {
@@ -16,11 +15,12 @@ export interface PartDistributions {
 /** Values of a phase that `validateSplit` compares. */
 export interface ComparedPhase {
   /** of each reply */
-  replies: Readonly<Record<keyof PartDistributions, Values>>;
+  replies: Readonly<Record<keyof PartDistributions, Numbers>>;
   /** of each tweet, the median of its replies */
-  tweets: Readonly<Record<keyof PartDistributions, Values>>;
+  tweets: Readonly<Record<keyof PartDistributions, Numbers>>;
 }
 
+/** Mean, spread and range of a quantity; `std` of a single value has none. */
 export interface Summary {
   mean: number;
   /** sample standard deviation */
@@ -30,6 +30,7 @@ export interface Summary {
   max: number;
 }
 
+/** One part of a split in numbers. */
 export interface PartStatistics {
   /** replies */
   count: number;
@@ -88,7 +89,7 @@ function proportionsOf(part: Part, strata: Assignment['strata']): number[] {
   return strata.map(({ parts }) => parts[part] / total);
 }
 
-function summarise(values: Values): Summary {
+function summarise(values: Numbers): Summary {
   const [min, median, max] = percentiles(values, [0, 50, 100]);
   const std =
     values.length > 1 ? sampleStd(values) : { value: null, reason: 'one value has no standard deviation' };

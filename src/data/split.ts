@@ -15,6 +15,7 @@ import {
   validateSplit,
 } from './split-statistics';
 
+/** The shares of the parts, and the seed that draws them. */
 export interface SplitOptions {
   /** share of the training replies that goes to phase 1, in (0, 1); default 0.5 */
   ratio?: number;
@@ -30,6 +31,7 @@ export type { SplitIndex };
 /** The parts of a split: supervised fine-tuning, GRPO, held out. */
 export type Part = 'phase1' | 'phase2' | 'test';
 
+/** What a quartile of engagement holds. */
 export interface StratumCounts {
   tweets: number;
   replies: number;
@@ -37,6 +39,7 @@ export interface StratumCounts {
   parts: Record<Part, number>;
 }
 
+/** Which part each row goes to, and the strata of engagement that it was drawn from. */
 export interface Assignment {
   /** the part of each row */
   parts: Part[];

@@ -16,6 +16,7 @@ const topicSchema = z.strictObject({
   counters: phrases(3),
 });
 
+/** A topic of the embedded world with its vocabulary; `name` is its key in `topics.yaml`. */
 export type Topic = z.infer<typeof topicSchema> & { name: string };
 
 /** Words that carry no topic. */

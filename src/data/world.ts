@@ -38,8 +38,10 @@ export const strategies = {
   anecdote: 0.06,
   disagree: 0.07,
 } as const;
+/** How a reply of the embedded world is written, a key of `strategies`. */
 export type Strategy = keyof typeof strategies;
 
+/** A tweet of the embedded world, with what it was made of. */
 export interface WorldTweet {
   text: string;
   topic: Topic;

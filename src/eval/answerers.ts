@@ -83,7 +83,7 @@ function drawnLikelihood({ logProbs }: Completion): Likelihood {
 
 /**
  * Samples from a policy, and decodes greedily. Draws depend on seed and tweet alone; their log-probabilities, to rounding.
- * @param references  replies whose likelihood under the model is wanted, too
+ * @param options.references  replies whose likelihood under the model is wanted, too
  */
 export function policyAnswerer(
   policy: Policy,

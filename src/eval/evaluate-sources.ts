@@ -48,6 +48,7 @@ export function requireOwnFiles(sources: readonly ModelSource[]): void {
   }
 }
 
+/** How the replies of all models are read or written; see `OpenRepliesOptions`. */
 export interface OpenAllOptions extends Omit<OpenRepliesOptions, 'examples' | 'references' | 'onProgress'> {
   /** records of which few-shot prompts show the best */
   examples?: readonly TweetRecord[];

@@ -1,4 +1,9 @@
-/** What a policy writes, scored and compared. */
+/**
+ * What a policy writes, scored and compared.
+ *
+ * Begin with {@link openAllReplies}, {@link evaluateModels}, {@link evaluateReplies}, {@link rewardAgreement}.
+ * @module
+ */
 
 export * from './replies';
 export * from './judge';

@@ -29,6 +29,7 @@ export interface ModelJudgement {
   first_position_win_share: number | null;
 }
 
+/** The judgements of every two models, by one judge. */
 export interface JudgeReport {
   model: string;
   weights: JudgeWeights;

@@ -38,6 +38,7 @@ export interface JudgedPair extends RepliesToCompare {
 /** Pairs that B won, tied and lost. */
 export type OutcomeCounts = Record<Outcome, number>;
 
+/** A judge's comparison of two sides, A and B, over pairs of replies. */
 export interface PairwiseJudgement {
   /** One entry a pair, in input order. */
   pairs: JudgedPair[];
@@ -54,6 +55,7 @@ export interface PairwiseJudgement {
   firstPositionWinShare: number | null;
 }
 
+/** Seeds, weights and resamples of a judgement of pairs. */
 export interface JudgePairsOptions {
   /** Of the positions and of the bootstrap. */
   seed: number;

@@ -10,6 +10,7 @@ import { DEFAULT_BATCH_SIZE } from '../rewards/reward';
 import type { ReplyPair, Reward, RewardResult } from '../rewards/reward';
 import { DataError, ShapeError } from '../runtime/errors';
 
+/** What a person says of a reply. */
 export type ReplyLabel = 'good' | 'bad';
 
 /** A tweet, a reply to it, and whether that is a good one. */
@@ -95,6 +96,7 @@ export function worldLabelledPairs({
     }));
 }
 
+/** Progress and the end of `scoreReplies`. */
 export interface ScoreRepliesOptions {
   signal?: AbortSignal;
   /** told after each batch */

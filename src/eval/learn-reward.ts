@@ -21,6 +21,7 @@ import type { RewardAgreement } from './reward-agreement';
 const VALIDATION_SHARE = 0.1;
 const LEAST_TWEETS = 10;
 
+/** How a reward is learned and judged. */
 export interface LearnRewardOptions extends Partial<LearnedTrainingOptions> {
   /** share of the tweets that judge the reward, default 0.2 */
   testFraction?: number;
@@ -30,6 +31,7 @@ export interface LearnRewardOptions extends Partial<LearnedTrainingOptions> {
   compareWith?: readonly Reward[];
 }
 
+/** A reward that was learned, and how it orders the replies of held-out tweets. */
 export interface LearnedRewardReport {
   model: LearnedModel;
   history: LearnedHistory;
@@ -38,7 +40,7 @@ export interface LearnedRewardReport {
 }
 
 /** What is needed of a record. */
-type LikedRecord = Pick<TweetRecord, 'tweet_id' | 'tweet' | 'reply' | 'reply_likes' | 'tweet_likes'>;
+export type LikedRecord = Pick<TweetRecord, 'tweet_id' | 'tweet' | 'reply' | 'reply_likes' | 'tweet_likes'>;
 
 /** A tweet's text for finding it again under another id: NFKC, lower case, single spaces. */
 function normalised(text: string): string {

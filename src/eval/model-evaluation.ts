@@ -15,6 +15,7 @@ import type { PerTweet, RunScores } from './run-scores';
 /** A metric; of a model with several seeds also its values by seed, with their spread. */
 export type SeededMetric = Metric & { seeds?: SeedAggregate & { values: number[] } };
 
+/** All that is measured of one model: its part of `evaluation.json`. */
 export interface ModelEvaluation {
   n_tweets: number;
   /** sampled replies of all runs */

@@ -62,6 +62,7 @@ export const parseTweetReplies: (value: unknown) => TweetReplies = parserOf(
     }),
 );
 
+/** How files of replies are read. */
 export interface ReadRepliesOptions extends ReadJsonlOptions {
   /** told when a file is read, with what was set aside of it */
   onRead?: (reader: JsonlReader<unknown>) => void;

@@ -95,6 +95,7 @@ export function modelSources(models: Readonly<Record<string, unknown>>, where: s
   );
 }
 
+/** How the replies of one model are read or written: draws, files, what the tweets are shown with. */
 export interface OpenRepliesOptions
   extends Omit<AnswerOptions, 'shots'>, Pick<WriteRepliesOptions, 'resume' | 'again' | 'onProgress'> {
   /** where replies that are generated are written, a file a run */

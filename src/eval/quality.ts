@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { parseStrict } from '../runtime/strict';
 
+/** When Pass@k counts a reply as good: length, repetition, and a least reward or truth. */
 export const qualitySchema = z
   .strictObject({
     min_characters: z.int().min(0).default(10).describe('code points of the trimmed reply'),
@@ -19,6 +20,7 @@ export const qualitySchema = z
     error: 'expected min_characters <= max_characters. Put them in order.',
   });
 
+/** The thresholds of a check, every default filled in. */
 export type QualitySettings = z.output<typeof qualitySchema>;
 
 /** A check that Pass@k counts by. */

@@ -13,6 +13,7 @@ import { ShapeError } from '../runtime/errors';
 /** A second opinion on a reply, such as the embedded world's law; in [0, 1]. */
 export type Examiner = (tweet: string, reply: string) => number;
 
+/** What a policy writes to prompts, in numbers: reward, length, variety. */
 export interface ReplyEvaluation {
   /** One entry a prompt. */
   prompts: { id: string; tweet: string; replies: string[]; reward: number; quality?: number }[];
@@ -30,6 +31,7 @@ export interface ReplyEvaluation {
   kl: number;
 }
 
+/** How the replies of `evaluateReplies` are drawn, and what else scores them. */
 export interface ReplyEvaluationOptions {
   /** Replies a prompt. */
   generations: number;

@@ -21,6 +21,7 @@ export interface Agreement {
   spearman: Estimate | null;
 }
 
+/** How well a reward orders replies, by likes and by a known truth. */
 export interface RewardAgreement {
   n_tweets: number;
   n_replies: number;
@@ -42,6 +43,7 @@ export interface Judged {
 const RESAMPLES = 1000;
 const MIN_REPLIES = 3; // two replies have a correlation of 1 or -1, which the pair accuracy says already
 
+/** How the intervals of an agreement are drawn; see `agreementOf`. */
 export interface AgreementOptions {
   seed: number;
   families?: readonly number[];
@@ -100,6 +102,7 @@ function engagementOf({ reply_likes, tweet_likes }: LikedReply): number {
   return reply_likes / Math.max(tweet_likes, 1);
 }
 
+/** How `rewardAgreement` draws its intervals, and what it compares the reward with. */
 export interface RewardAgreementOptions extends Omit<AgreementOptions, 'breathe'> {
   examiner?: Examiner;
   signal?: AbortSignal;

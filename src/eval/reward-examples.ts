@@ -26,6 +26,7 @@ export interface RankChange extends LabelledPair {
   change: number;
 }
 
+/** What another reward changes in the order of labelled replies. */
 export interface RankChanges {
   n: number;
   /** Spearman's correlation of the two rewards over all replies; null where one of them gives all the same total */
@@ -133,6 +134,7 @@ export interface Disagreement extends LabelledPair {
   pulls: Pull[];
 }
 
+/** Where a reward and the labels disagree most. */
 export interface Disagreements {
   /** the good replies that score lowest, the lowest first */
   good: Disagreement[];

@@ -41,6 +41,7 @@ export interface Scorers {
 /** A value a tweet; null where it does not exist. */
 export type PerTweet = (number | null)[];
 
+/** The measures of one run, tweet by tweet. */
 export interface RunScores {
   seed?: number;
   /** sampled replies a tweet */

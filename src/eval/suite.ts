@@ -18,6 +18,7 @@ import type { Examiner } from './replies';
 import { scoreRun } from './run-scores';
 import type { RunScores } from './run-scores';
 
+/** What the models are measured with. */
 export interface EvaluateOptions {
   /** scores replies for Pass@k and USQ@k */
   reward: Reward;

@@ -20,6 +20,7 @@ export interface TweetToAnswer {
   tweet: string;
 }
 
+/** What writes the replies of a model to tweets: a policy here, or a server. */
 export interface Answerer {
   /** tweets that are answered between two writes */
   chunk: number;
@@ -27,6 +28,7 @@ export interface Answerer {
   answer(tweets: readonly TweetToAnswer[]): Promise<TweetReplies[]>;
 }
 
+/** How a file of replies is written, or gone on with. */
 export interface WriteRepliesOptions {
   /** sampled replies a tweet */
   generations: number;

@@ -46,6 +46,7 @@ export const collapsePointsSchema = z
     }
   });
 
+/** The first k at which Pass@k hardly grows, of every model. */
 export type CollapsePoints = z.input<typeof collapsePointsSchema>;
 type Data = z.output<typeof collapsePointsSchema>;
 type Model = Data['models'][number];

@@ -43,6 +43,7 @@ export const derAtKSchema = z.strictObject({
   ),
 });
 
+/** DER@k of every model, by k. */
 export type DerAtK = z.input<typeof derAtKSchema>;
 type Data = z.output<typeof derAtKSchema>;
 type Model = Data['models'][number];

@@ -45,6 +45,7 @@ export const diversityDynamicsSchema = z.strictObject({
   ),
 });
 
+/** Diversity of every model's replies over the steps of both phases. */
 export type DiversityDynamics = z.input<typeof diversityDynamicsSchema>;
 type Data = z.output<typeof diversityDynamicsSchema>;
 type Model = Data['models'][number];

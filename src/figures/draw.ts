@@ -32,6 +32,7 @@ const sourceSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('collapse-points'), data: collapsePointsSchema }),
 ]);
 
+/** The data of a figure, by its kind: what `drawFigure` takes. */
 export type FigureSource = z.input<typeof sourceSchema>;
 
 const fileSchema = z.object({

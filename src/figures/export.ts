@@ -12,9 +12,12 @@ const PRINT_DPI = 300;
 const CSS_PIXELS_PER_INCH = 96;
 const RENDER_TIMEOUT_MS = 120_000;
 
+/** What a figure can be written as, beside its JSON. */
 export const IMAGE_FORMATS = ['svg', 'pdf', 'png'] as const;
+/** A kind of image, one of `IMAGE_FORMATS`. */
 export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 
+/** Which images `exportFigures` writes. */
 export interface ExportOptions {
   /** Images to write beside the JSON, which is always written. Default: all. */
   readonly formats?: readonly ImageFormat[];

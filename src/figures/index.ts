@@ -1,3 +1,10 @@
+/**
+ * Figures: pure functions from result data to drawings, and their export as JSON, SVG, PDF and PNG.
+ *
+ * Begin with {@link makeFigure}, {@link drawFigure}, {@link exportFigures}.
+ * @module
+ */
+
 export { exportFigures, figureJson, IMAGE_FORMATS } from './export';
 export type { ExportOptions, ExportResult, ImageFormat } from './export';
 export { drawFigure, makeFigure, readFigure } from './draw';
@@ -18,6 +25,7 @@ export type { PairedChange } from './paired-change';
 export { drawParetoFrontier } from './pareto-frontier';
 export type { ParetoFrontier } from './pareto-frontier';
 export { paretoFront } from './pareto-front';
+export type { Point } from './pareto-front';
 export type { Estimate, SeedMean } from './result-shapes';
 export { drawScoreDistributions, summariseScores } from './score-distributions';
 export type { ScoredReward, ScoreDistributions } from './score-distributions';
@@ -25,10 +33,10 @@ export { smallTestFigures } from './small-test';
 export type { SmallTestCharts } from './small-test';
 export { drawSplitDistributions } from './split-distributions';
 export { summariseSplit } from './split-summary';
-export type { PhaseValues, SplitSummary, SplitValues } from './split-summary';
+export type { PhaseValues, SplitSummary, SplitValues, TestResult } from './split-summary';
 export { drawTrainingCurves } from './training-curves';
 export { curvesOfMetrics, trainingPanels } from './training-panels';
-export type { MetricsRow, Panel, TrainingCurves } from './training-panels';
+export type { MetricsRow, Panel, Series, TrainingCurves } from './training-panels';
 export { styleOf, stylesOf } from './theme';
 export type { ModelStyle } from './theme';
 export type { Figure, FigureSpec, Json, JsonObject, Trace } from './spec';

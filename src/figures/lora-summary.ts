@@ -31,6 +31,7 @@ export const loraParametersSchema = z.strictObject({
   ),
 });
 
+/** Size and effective rank of every model's adapters, by layer and module. */
 export type LoraParameters = z.input<typeof loraParametersSchema>;
 
 /** What `analyseAdapter` says of one adapter, as far as the figure needs it. */

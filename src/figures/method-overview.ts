@@ -27,6 +27,7 @@ export const methodOverviewSchema = z.strictObject({
   seeds: count,
 });
 
+/** The sizes of a study; what is left out is not shown. */
 export type MethodOverview = z.input<typeof methodOverviewSchema>;
 type Sizes = z.output<typeof methodOverviewSchema>;
 

@@ -38,6 +38,7 @@ export const pairedChangeSchema = z.strictObject({
   measures: z.array(measureSchema).min(1).max(3),
 });
 
+/** Measures of held-out prompts before and after training, at most three. */
 export type PairedChange = z.input<typeof pairedChangeSchema>;
 type Measure = z.infer<typeof measureSchema>;
 type Change = z.output<typeof pairedChangeSchema>;

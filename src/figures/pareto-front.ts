@@ -1,6 +1,7 @@
 /** Which of several models no other one beats in both of two qualities. */
 import { ShapeError } from '../runtime/errors';
 
+/** Two qualities of a model, more being better. */
 export interface Point {
   readonly x: number;
   readonly y: number;

@@ -55,6 +55,7 @@ export const paretoFrontierSchema = z
     }
   });
 
+/** Quality and diversity of every model, each with its interval. */
 export type ParetoFrontier = z.input<typeof paretoFrontierSchema>;
 type Data = z.output<typeof paretoFrontierSchema>;
 type Measure = z.output<typeof measureSchema>;

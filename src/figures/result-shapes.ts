@@ -26,6 +26,7 @@ export const positiveEstimateSchema = z.union([
   missingSchema,
 ]);
 
+/** A value with its interval, or why there is none. */
 export type Estimate = z.output<typeof estimateSchema>;
 
 /** A mean over seeds with the band around it, none of one seed; or why there is no value. */
@@ -34,6 +35,7 @@ export const seedMeanSchema = z.union([
   missingSchema,
 ]);
 
+/** A mean over seeds with the band around it, or why there is no value. */
 export type SeedMean = z.output<typeof seedMeanSchema>;
 
 /** What the bands of seed means reach over: from the smallest to the largest seed, or one standard deviation to each side. */

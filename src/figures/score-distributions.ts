@@ -36,6 +36,7 @@ export const scoreDistributionsSchema = z.strictObject({
   rewards: z.array(rewardSchema).min(1).max(2),
 });
 
+/** What one or two rewards say of good and of bad replies. */
 export type ScoreDistributions = z.input<typeof scoreDistributionsSchema>;
 type Distributions = z.output<typeof scoreDistributionsSchema>;
 type RewardPanel = z.output<typeof rewardSchema>;

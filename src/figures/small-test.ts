@@ -4,6 +4,7 @@ import type { PairedChange } from './paired-change';
 import type { Figure } from './spec';
 import type { TrainingCurves } from './training-panels';
 
+/** What the two figures of the small test show. */
 export interface SmallTestCharts {
   readonly curves: TrainingCurves;
   /** reward, and world quality where the data come from the embedded world */

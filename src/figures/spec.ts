@@ -6,6 +6,7 @@
 /** A value that JSON can hold; `undefined` stands for an attribute left out. */
 export type Json = string | number | boolean | null | undefined | readonly Json[] | JsonObject;
 
+/** An object that JSON can hold. */
 export interface JsonObject {
   readonly [key: string]: Json;
 }

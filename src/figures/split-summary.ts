@@ -12,6 +12,7 @@ export interface PhaseValues {
   readonly replyLength: ArrayLike<number>;
 }
 
+/** The values of both phases that `summariseSplit` describes. */
 export interface SplitValues {
   readonly phase1: PhaseValues;
   readonly phase2: PhaseValues;
@@ -49,10 +50,12 @@ export const splitSummarySchema = z.strictObject({
   replyLength: distributionSchema,
 });
 
+/** Engagement and reply length of both phases as histograms and box plots, with a test of each. */
 export type SplitSummary = z.infer<typeof splitSummarySchema>;
 export type Distribution = z.infer<typeof distributionSchema>;
 export type Sample = z.infer<typeof sampleSchema>;
-type TestResult = z.infer<typeof ksSchema>;
+/** Result of a two-sample Kolmogorov–Smirnov test. */
+export type TestResult = z.infer<typeof ksSchema>;
 
 /** From this ratio of the largest to the median positive value on, a linear axis would show one bar and a tail. */
 const LOG_RATIO = 20;

@@ -39,6 +39,7 @@ export const trainingCurvesSchema = z.strictObject({
   grpoHeldOut: z.array(z.strictObject({ step, reward: z.number() })).default([]),
 });
 
+/** The metrics of a run by step: of SFT, of GRPO, and on held-out data. */
 export type TrainingCurves = z.input<typeof trainingCurvesSchema>;
 type Curves = z.output<typeof trainingCurvesSchema>;
 

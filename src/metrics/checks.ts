@@ -2,7 +2,8 @@
 
 import { ShapeError } from '../runtime/errors';
 
-type Numbers = ArrayLike<number>;
+/** An array or a typed array. */
+export type Numbers = ArrayLike<number>;
 type Sized = { readonly length: number };
 
 export function requireCount(values: Sized, least: number, what: string): void {

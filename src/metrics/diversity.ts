@@ -1,10 +1,9 @@
 /** How different the replies to one tweet are: from tokens (distinct-n, self-BLEU) or from embeddings. */
 
 import { ShapeError } from '../runtime/errors';
+import type { Numbers } from './checks';
 import { ngramCounts } from './ngrams';
 import type { Tokens } from './ngrams';
-
-type Vector = ArrayLike<number>;
 
 /** What stands for a zero count of matches in `selfBleu4`: nltk's `SmoothingFunction().method1`. */
 const SMOOTHING = 0.1;
@@ -92,7 +91,7 @@ export function selfBleu4(replies: readonly Tokens[]): number | null {
  * Cosine similarity a.b / (|a| |b|), kept inside [-1, 1] against rounding; 0 where either vector is zero.
  * @throws ShapeError  when the lengths differ
  */
-export function cosineSimilarity(a: Vector, b: Vector): number {
+export function cosineSimilarity(a: Numbers, b: Numbers): number {
   if (a.length !== b.length) {
     throw new ShapeError(
       `cosineSimilarity: vectors of ${a.length} and ${b.length} numbers; expected equal lengths`,
@@ -115,7 +114,7 @@ export function cosineSimilarity(a: Vector, b: Vector): number {
  * @returns in [0, 2]; null for fewer than two replies
  * @throws ShapeError  when the rows differ in length
  */
-export function meanPairwiseDistance(embeddings: readonly Vector[]): number | null {
+export function meanPairwiseDistance(embeddings: readonly Numbers[]): number | null {
   const count = embeddings.length;
   if (count < 2) return null;
   let sum = 0;

@@ -1,10 +1,9 @@
 /** How large a difference is, beside how sure. */
 
 import { requireCount, requireFinite, requireSameLength } from './checks';
+import type { Numbers } from './checks';
 import { uStatistic } from './mann-whitney';
 import { isConstant, mean, sampleStd } from './statistics';
-
-type Numbers = ArrayLike<number>;
 
 /**
  * Cohen's d of two independent samples: (mean a - mean b) / s, s^2 = ((n-1) s_a^2 + (m-1) s_b^2) / (n + m - 2).
@@ -56,6 +55,7 @@ export function cliffsDelta(a: Numbers, b: Numbers): number {
   return (2 * uStatistic(a, b)) / (a.length * b.length) - 1;
 }
 
+/** The size of an effect in words. */
 export type CliffsDeltaLabel = 'negligible' | 'small' | 'medium' | 'large';
 
 /** Negligible below 0.147, small below 0.33, medium below 0.474, else large. Source: Romano et al., FAIR 2006. */

@@ -1,5 +1,12 @@
-/** Numbers from texts and arrays. */
+/**
+ * Numbers from texts and arrays.
+ *
+ * Of texts: {@link distinctN}, {@link selfBleu4}, {@link rouge}, {@link passAtK}. Statistics: {@link bootstrap},
+ * {@link pairedBootstrap}, {@link mannWhitneyU}, {@link cohensD}.
+ * @module
+ */
 
+export type { Numbers } from './checks';
 export type { Tokens } from './ngrams';
 export * from './text';
 export * from './tokenizers';

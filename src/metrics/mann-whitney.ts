@@ -1,13 +1,13 @@
 import { ShapeError } from '../runtime/errors';
 import { requireCount } from './checks';
+import type { Numbers } from './checks';
 import { normalTail } from './distributions';
 import { ranks } from './statistics';
-
-type Numbers = ArrayLike<number>;
 
 /** What the first sample is taken to be, against the second. */
 export type Alternative = 'two-sided' | 'less' | 'greater';
 
+/** The result of a Mann-Whitney U test. */
 export interface MannWhitney {
   /** of the first sample: pairs in which its value is the greater, a tie counting half; from 0 to n m */
   u: number;
@@ -16,6 +16,7 @@ export interface MannWhitney {
   method: 'exact' | 'asymptotic';
 }
 
+/** How `mannWhitneyU` tests. */
 export interface MannWhitneyOptions {
   /** default two-sided */
   alternative?: Alternative;

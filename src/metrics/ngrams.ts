@@ -2,6 +2,7 @@
 
 import { requireWhole } from './checks';
 
+/** The words of a text, as a tokenizer parts them. */
 export type Tokens = readonly string[];
 
 /** The n-grams of a token list with their counts. @throws ShapeError when n is not a whole number from 1 */

@@ -70,6 +70,7 @@ export function derAtK(curve: readonly number[], k: number): number | null {
   return curve[0] === 0 ? null : curve[k - 1] / (k * curve[0]);
 }
 
+/** A grade of DER@k. */
 export type DerLabel = 'good' | 'moderate' | 'poor';
 
 /** DER above 0.3 is good, above 0.15 moderate. */

@@ -2,10 +2,9 @@
 import { ShapeError } from '../runtime/errors';
 import type { Random } from '../runtime/random';
 import { uStatistic } from './mann-whitney';
+import type { Numbers } from './checks';
 import type { BootstrapOptions } from './statistics';
 import { percentileInterval, ranks, resampleIndices } from './statistics';
-
-type Numbers = ArrayLike<number>;
 
 /**
  * Area under the ROC curve: the probability that a good item scores above a bad one, a tie counting half:

@@ -4,6 +4,7 @@ import { ngramCounts } from './ngrams';
 import type { Tokens } from './ngrams';
 import { porterStem } from './porter';
 
+/** Overlap of a reply with a reference, in [0, 1]. */
 export interface RougeScore {
   /** share of the reply's n-grams, or words, that match */
   precision: number;

@@ -1,8 +1,7 @@
 import { ShapeError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import { requireCount, requireFinite, requireSameLength } from './checks';
-
-type Numbers = ArrayLike<number>;
+import type { Numbers } from './checks';
 
 /** A sorted copy in which NaN cannot hide: it would come last and shift every percentile. */
 function sorted(values: Numbers): Float64Array {
@@ -149,6 +148,7 @@ export function percentileInterval(statistics: Numbers, level = 0.95): [number, 
   return [low, high];
 }
 
+/** Seed, resamples and level of a bootstrap interval. */
 export interface BootstrapOptions {
   seed: number;
   /** default 10,000 */
@@ -157,6 +157,7 @@ export interface BootstrapOptions {
   level?: number;
 }
 
+/** A mean of paired differences with its bootstrap interval. */
 export interface PairedDifference {
   /** mean of b - a */
   difference: number;

@@ -2,6 +2,7 @@ import { studentTwoTails } from './distributions';
 import { pairedDifferences } from './effect-size';
 import { isConstant, mean, standardError } from './statistics';
 
+/** The result of a paired t-test. */
 export interface PairedTTest {
   /** infinite where all differences are equal but not 0 */
   t: number;

@@ -7,6 +7,7 @@ import { whitespace } from './text';
 /** By reward, by length in characters, by number of different lower-cased words, or simply the first. */
 export const SELECTORS = ['reward', 'longest', 'most_unique_words', 'first'] as const;
 
+/** How one of several replies is picked, one of `SELECTORS`. */
 export type Selector = (typeof SELECTORS)[number];
 
 /**

@@ -19,6 +19,7 @@ function entropyNats(tokens: number, sumOfCLogC: number): number {
   return Math.log(tokens) - sumOfCLogC / tokens;
 }
 
+/** Natural logarithms, or those to base 2. */
 export type EntropyUnit = 'nats' | 'bits';
 
 const NATS: Record<EntropyUnit, number> = { nats: 1, bits: Math.LN2 };

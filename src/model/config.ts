@@ -5,8 +5,9 @@ import { CheckpointError } from '../runtime/errors';
 import { readJsonFile } from '../runtime/files';
 import { elementCount, shownJson } from './safetensors-header';
 
-/** How a model's base weights can be kept in memory. */
-export const WEIGHT_DTYPES = ['float32', 'bfloat16'] as const;
+/** How a model's base weights can be kept in memory; `nf4`: projections in 4 bits, the rest in bfloat16. */
+export const WEIGHT_DTYPES = ['float32', 'bfloat16', 'nf4'] as const;
+/** The type that base weights have in memory. */
 export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
 /** Shape and constants of a Qwen3 model, from `config.json` and `generation_config.json`. */

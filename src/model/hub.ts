@@ -15,6 +15,7 @@ export interface DownloadProgress {
   totalBytes: number;
 }
 
+/** What is downloaded from a hub, from which, and to where. */
 export interface HubOptions {
   /** Branch, tag or commit. Default main. */
   revision?: string;

@@ -1,3 +1,10 @@
+/**
+ * Qwen3-style models: configuration, weights, tokenizer, forward pass, LoRA adapters, and the hub that they come from.
+ *
+ * Begin with {@link resolveModel}, {@link loadWeights}, {@link loadTokenizer}, {@link readAdapter}.
+ * @module
+ */
+
 export * from './chat';
 export * from './config';
 export * from './hub';
@@ -12,6 +19,8 @@ export * from './load';
 export * from './lora';
 export * from './memory';
 export type { KeyValues } from './attention';
+export type { OutputHead } from './ops';
+export type { Bfloat16Matrix, Matrix } from './matrix';
 export * from './packed';
 export * from './qwen3';
 export * from './qwen3-sizes';

@@ -3,6 +3,7 @@ import { NumericError, ShapeError } from '../runtime/errors';
 import { loraScale } from './peft';
 import type { Adapter, LORA_TARGETS, LoraMatrices } from './peft';
 
+/** The change s B A that an adapter makes to one matrix. */
 export interface ModuleAnalysis {
   readonly layer: number;
   readonly module: (typeof LORA_TARGETS)[number];
@@ -14,6 +15,7 @@ export interface ModuleAnalysis {
   readonly singularValues: readonly number[];
 }
 
+/** What an adapter changes, module by module. */
 export interface AdapterAnalysis {
   readonly rank: number;
   /** s: alpha / r, or alpha / sqrt(r) with rsLoRA */

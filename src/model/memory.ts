@@ -59,6 +59,7 @@ const RUNTIME_BYTES = 500e6;
 /** Lengths are rounded up to a multiple of this, so that a run traces a handful of shapes. */
 export const bucketSize = 16;
 
+/** A length rounded up to a multiple of `bucketSize`. */
 export function bucket(length: number): number {
   return Math.max(bucketSize, Math.ceil(length / bucketSize) * bucketSize);
 }
@@ -76,24 +77,33 @@ function widths(config: ModelConfig) {
   };
 }
 
-/** H V, and as much again for an untied head, + L (H (Q + 2 K) + Q H + 3 H F): what is not norms. */
-function matrixElements(config: ModelConfig): number {
+/** Elements of the matrices, norms aside. */
+function matrixElements(config: ModelConfig): { projections: number; embeddings: number } {
   const { L, H, F, V, Q, K } = widths(config);
-  return (config.tieWordEmbeddings ? 1 : 2) * H * V + L * (H * (Q + 2 * K) + Q * H + 3 * H * F);
-}
-
-/** 4 parameters; in bfloat16 2 of each matrix. */
-export function weightBytes(config: ModelConfig, dtype: WeightDtype = 'float32'): number {
-  return FLOAT * countParameters(config) - (dtype === 'bfloat16' ? 2 * matrixElements(config) : 0);
+  const embeddings = (config.tieWordEmbeddings ? 1 : 2) * H * V;
+  return { projections: L * (H * (Q + 2 * K) + Q * H + 3 * H * F), embeddings };
 }
 
 /**
- * float32: 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). bfloat16, of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A side
+ * 4 parameters; of a matrix in bfloat16 2; of one in 4 bits 33 / 64 (4 bits, and 8 for the scale of each block of 64), and 16 a
+ * column (of its blocks' scales, twice quantised).
+ */
+export function weightBytes(config: ModelConfig, dtype: WeightDtype = 'float32'): number {
+  const { projections, embeddings } = matrixElements(config);
+  const { L, H, F, Q, K } = widths(config);
+  const norms = FLOAT * (countParameters(config) - projections - embeddings);
+  if (dtype === 'float32') return FLOAT * countParameters(config);
+  if (dtype === 'bfloat16') return norms + 2 * (projections + embeddings);
+  return norms + 2 * embeddings + (33 / 64) * projections + 16 * L * (Q + 2 * K + H + 2 * F + H);
+}
+
+/**
+ * float32: 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). Fewer bits, of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A side
  * by side, and a B of each on the diagonal of a matrix.
  */
 export function mergedBytes(config: ModelConfig, dtype: WeightDtype = 'float32', rank = 0): number {
   const { L, H, F, V, Q, K } = widths(config);
-  if (dtype === 'bfloat16') return FLOAT * L * rank * (7 * H + 3 * (Q + 2 * K) + Q + 5 * F);
+  if (dtype !== 'float32') return FLOAT * L * rank * (7 * H + 3 * (Q + 2 * K) + Q + 5 * F);
   return FLOAT * (L * (H * (Q + 2 * K) + Q * H + 3 * H * F) + H * V);
 }
 

@@ -41,6 +41,7 @@ export interface LoraMatrices {
   b: Float32Array;
 }
 
+/** A LoRA adapter as PEFT stores it, in memory. */
 export interface Adapter {
   config: AdapterConfig;
   /** By module, such as `layers.0.self_attn.q_proj`. */

@@ -42,6 +42,7 @@ export interface LayerWeights {
   down: Matrix;
 }
 
+/** The tensors of a Qwen3 model. */
 export interface QwenWeights {
   /** [V, H], or [H, V] in 16 bits. */
   embedding: Tensor | Bfloat16Matrix;
@@ -280,7 +281,7 @@ function statesBefore(x: Tensor, prompts: number, rows: number, tc: number): Ten
  *
  * @param completionIds        [P*G, Tc] int32, padded on the right
  * @param completionPositions  [P*G, Tc] float32
- * @returns [P*G*Tc, H]: the state from which each completion token is predicted
+ * @returns                    `[P*G*Tc, H]`, the state from which each completion token is predicted
  */
 export function forwardSharedPrefix(
   net: Network,
@@ -305,7 +306,7 @@ export function forwardSharedPrefix(
   return rmsNorm(statesBefore(x, prompts, rows, tc), weights.finalNorm, config.rmsNormEps);
 }
 
-/** The caches of a decoding batch: prompts' keys and values once a group, completions' in rows [B*kv*T, D]. */
+/** The caches of a decoding batch: prompts' keys and values once a group, completions' in rows `[B*kv*T, D]`. */
 export interface DecodeCache {
   prompt: KeyValues[];
   promptMask: Tensor;

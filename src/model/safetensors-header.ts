@@ -19,6 +19,7 @@ const BYTES_PER_ELEMENT = {
   BOOL: 1,
 } as const;
 
+/** The type of a stored tensor's values. */
 export type SafetensorsDtype = keyof typeof BYTES_PER_ELEMENT;
 
 /** Where and what a stored tensor is. `offset` counts from the start of the file. */

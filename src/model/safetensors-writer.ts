@@ -9,6 +9,7 @@ export interface TensorSource {
   data: Float32Array | (() => Float32Array);
 }
 
+/** The type of the values in the file, and its metadata. */
 export interface WriteOptions {
   /** Type in the file; F16 and BF16 round to nearest even. Default F32. */
   dtype?: 'F32' | 'BF16' | 'F16';

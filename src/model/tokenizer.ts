@@ -8,12 +8,14 @@ import { parseFile, readGenerationConfig } from './config';
 import type { ModelConfig } from './config';
 import { shownJson } from './safetensors-header';
 
+/** A turn of a conversation; a chat template may read further fields. */
 export interface ChatMessage {
   role: string;
   content: string;
   [field: string]: unknown;
 }
 
+/** How a chat template renders a conversation. */
 export interface ChatOptions {
   /** Ends the text where the assistant's answer begins. Default false. */
   addGenerationPrompt?: boolean;

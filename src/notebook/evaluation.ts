@@ -15,6 +15,7 @@ import { showMarkdown } from './figures';
 import { withProgress } from './progress';
 import { showTable } from './tables';
 
+/** What `evaluate` compares, and how it draws. */
 export interface NotebookEvaluateOptions extends Pick<EvaluateOptions, 'k' | 'resamples' | 'tokenizer'> {
   /** As `models` of the command's configuration: NAME: { model, adapter, shots, seed }, a list of them, or { replies }. */
   models: Record<string, unknown>;

@@ -1,4 +1,9 @@
-/** For notebooks: figures, tables, progress and training below a cell. Nothing here is loaded by the rest of the library. */
+/**
+ * For notebooks: figures, tables, progress and training below a cell. Nothing here is loaded by the rest of the library.
+ *
+ * Begin with {@link train}, {@link evaluate}, {@link showTable}, {@link showFigure}.
+ * @module
+ */
 
 export * from './evaluation';
 export * from './figures';

@@ -15,6 +15,7 @@ export interface Frame {
   index: readonly (string | number)[];
 }
 
+/** How a table is shown. */
 export interface TableOptions {
   caption?: string;
   /** of a number that is not whole; default 3 */

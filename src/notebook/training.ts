@@ -28,6 +28,7 @@ import { showTable } from './tables';
 /** How often a chart moves, at most. */
 const REDRAW_MS = 250;
 
+/** What `train` may be given in place of what the experiment names. */
 export interface NotebookTrainOptions extends Pick<PrepareOptions, 'train' | 'evaluation' | 'reward'> {
   /** Above the chart; default: method and seed. */
   title?: string;

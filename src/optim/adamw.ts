@@ -6,6 +6,7 @@ import { ShapeError } from '../runtime/errors';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 
+/** The settings of AdamW that stay the same in all steps. */
 export interface AdamwOptions {
   /** Decay rates of the two moments. */
   betas: readonly [number, number];
@@ -50,7 +51,8 @@ export function clipCoefficient(norm: number, clipNorm: number): number {
  * m' = b1 m + (1 - b1) g; v' = b2 v + (1 - b2) g^2;
  * p' = p (1 - lr wd) - lr / (1 - b1^t) * m' / (sqrt(v') / sqrt(1 - b2^t) + eps).
  *
- * @param params, grads, first, second  lists of equal length; each parameter with its gradient and its two moments
+ * The lists have equal length: each parameter with its gradient and its two moments.
+ *
  * @throws ShapeError  when the lists or the shapes in them do not match
  * Source: torch.optim.AdamW; Loshchilov and Hutter, arXiv 1711.05101.
  */

@@ -11,6 +11,7 @@ const NO_SIGNAL = 1e-8;
 /** `group`: divide by the group's standard deviation; `batch`: by that of all rewards; `none`: only centre. */
 export type AdvantageScale = 'group' | 'batch' | 'none';
 
+/** How advantages are scaled and clipped. */
 export interface AdvantageOptions {
   /** Default `group`. */
   scale?: AdvantageScale;

@@ -45,6 +45,7 @@ export interface GrpoLoss {
   maxCompletionLength: number;
 }
 
+/** A loss as data, which can be logged, configured and sent; `evaluateLoss` gives it meaning. */
 export type Loss = CrossEntropyLoss | WeightedLoss | GrpoLoss;
 
 /** What the losses of a micro-batch need beside the log-probabilities. Values where the mask is 0 have no effect. */

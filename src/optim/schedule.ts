@@ -3,8 +3,10 @@
  */
 import { ConfigError } from '../runtime/errors';
 
+/** How the learning rate falls after warm-up: as half a cosine to 0, as a line to 0, or not at all. */
 export type ScheduleKind = 'cosine' | 'linear' | 'constant_with_warmup';
 
+/** The learning rate of a run, step by step. */
 export interface Schedule {
   kind: ScheduleKind;
   /** The rate after warm-up. */

@@ -39,7 +39,8 @@ export interface Decoding {
   /**
    * The token at a position (from 1 on) of some rows.
    * @param rows  ascending
-   * @param ids, uniforms  the token before, and a uniform number, of each of them
+   * @param ids  the token before, of each of them
+   * @param uniforms  a uniform number for each of them
    */
   next(
     position: number,
@@ -51,6 +52,7 @@ export interface Decoding {
   dispose(): void;
 }
 
+/** A way to decode: begins one job after another on the same weights. */
 export interface Decoder {
   begin(job: DecodingJob): Decoding;
   dispose(): void;

@@ -1,4 +1,9 @@
-/** The seam between a training loop and a model, and what implements it. */
+/**
+ * The seam between a training loop and a model, and what implements it.
+ *
+ * {@link Policy} has three implementations: {@link LocalPolicy}, {@link TinkerPolicy}, {@link TabularPolicy}.
+ * @module
+ */
 
 export * from './policy';
 export * from './local';
@@ -11,5 +16,5 @@ export * from './tinker';
 export { readTinkerState } from './tinker-checkpoint';
 export type { TinkerState } from './tinker-checkpoint';
 export { TinkerClient } from './tinker-client';
-export type { Operation, TinkerConnection } from './tinker-client';
+export type { Body, Operation, TinkerConnection, WaitOptions } from './tinker-client';
 export { TINKER_ALPHA } from './tinker-protocol';

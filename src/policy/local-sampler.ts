@@ -13,6 +13,7 @@ import type { Decoder } from './decoding';
 import { GraphDecoder, PackedDecoder } from './decoding';
 import { Sampler } from './rollout';
 
+/** How a local policy samples. */
 export interface LocalSamplerOptions {
   mode?: ExecutionMode;
   /**

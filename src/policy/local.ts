@@ -39,6 +39,7 @@ import type {
 import { LocalSampler } from './local-sampler';
 import type { LocalSamplerOptions } from './local-sampler';
 
+/** A model of this machine and what of it is trained. */
 export interface LocalPolicyOptions extends LocalSamplerOptions {
   /** A Hugging Face directory. */
   modelDirectory: string;
@@ -60,6 +61,7 @@ export interface LocalPolicyOptions extends LocalSamplerOptions {
 /** Moments and step count, beside the adapter in a checkpoint. */
 const OPTIMISER_FILE = 'optimizer.safetensors';
 
+/** A Qwen3 model on this machine with its LoRA adapter, or with all of its weights trained. */
 export class LocalPolicy implements Policy {
   private readonly functions = new Map<string, CompiledFunction>();
   private readonly optimiser: LocalOptimiser;

@@ -120,6 +120,7 @@ export interface OptimStepOptions {
   clipNorm?: number;
 }
 
+/** What a step of the optimiser did. */
 export interface OptimStepResult {
   /** Global norm before clipping. */
   gradNorm: number;
@@ -127,6 +128,10 @@ export interface OptimStepResult {
   skipped: boolean;
 }
 
+/**
+ * What a training loop knows of a model: six verbs. Gradients add up over `forwardBackward` until `optimStep`, which
+ * applies and clears them.
+ */
 export interface Policy {
   sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup[]>;
   /**

@@ -26,6 +26,7 @@ import type {
 import { evaluateRows } from './row-losses';
 import { sampleTokens } from './sampling';
 
+/** The table's size and its initial logits. */
 export interface TabularOptions {
   /** Token ids of the prompts that the table knows. */
   prompts: readonly (readonly number[])[];

@@ -12,6 +12,7 @@ import { ConfigError, RemoteError } from '../runtime/errors';
 import { exchange } from './tinker-http';
 import type { Exchange } from './tinker-http';
 
+/** A server that speaks the Tinker protocol, and how long it is waited for. */
 export interface TinkerConnection {
   /** `http://host:port`; the protocol's own path is added. */
   baseUrl: string;
@@ -29,7 +30,8 @@ export interface TinkerConnection {
   onNotice?: (line: string) => void;
 }
 
-type Body = Readonly<Record<string, unknown>>;
+/** The body of a request. */
+export type Body = Readonly<Record<string, unknown>>;
 
 /** An operation of the protocol. */
 export interface Operation<T> {

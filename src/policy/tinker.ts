@@ -34,6 +34,7 @@ import { chooseModel, TinkerModels } from './tinker-models';
 import type { TinkerModelsOptions } from './tinker-models';
 import { datum, tinker } from './tinker-protocol';
 
+/** A model on a server, and what is known of it here. */
 export interface TinkerPolicyOptions extends Omit<TinkerModelsOptions, 'baseModel'> {
   connection: TinkerConnection;
   /** The model's name at the server; default: the only one that it has. */

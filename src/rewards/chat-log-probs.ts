@@ -7,6 +7,7 @@ export const likelihoodSchema = z.strictObject(
   { log_prob: z.number().max(0, 'a number <= 0'), tokens: z.int().min(1, 'an integer >= 1') },
   { error: 'log_prob and tokens alone, or null' },
 );
+/** The summed natural log-probability of a text's tokens, and how many they are. */
 export type Likelihood = z.output<typeof likelihoodSchema>;
 
 /** A text with the likelihood of what was generated for it, its end token included where the server counts it. */
@@ -15,6 +16,7 @@ export const drawnTextSchema = z.strictObject({
   /** null where the server does not give it, or gives that of other tokens */
   drawn: likelihoodSchema.nullable(),
 });
+/** A text with the likelihood of what was generated for it. */
 export type DrawnText = z.output<typeof drawnTextSchema>;
 
 /** Stands in the OpenAI API for the log-probability of a token that is too unlikely to be told. */

@@ -66,6 +66,7 @@ export const chatEndpointSchema = z.strictObject({
     .describe('further fields of each request, such as chat_template_kwargs: { enable_thinking: false }'),
 });
 
+/** An OpenAI-compatible server and how it is asked, every default filled in. */
 export type ChatEndpointConfig = z.output<typeof chatEndpointSchema>;
 
 const SECRET_NAME = /^(.*[_-])?(api_?)?(key|token|secret|password|authorization|bearer)$/i;
@@ -89,6 +90,7 @@ export function refuseSecrets(config: unknown, where: string): void {
   );
 }
 
+/** A turn of a conversation, as the OpenAI API has it. */
 export interface ChatMessage {
   role: 'system' | 'user' | 'assistant';
   content: string;

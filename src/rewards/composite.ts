@@ -3,6 +3,7 @@ import { ConfigError } from '../runtime/errors';
 import { DEFAULT_BATCH_SIZE } from './reward';
 import type { Reward, RewardResult } from './reward';
 
+/** A part of a composite reward. */
 export interface WeightedReward {
   reward: Reward;
   /** >= 0; all sum to 1 */
@@ -22,7 +23,7 @@ function breakdown(name: string, { total, components }: RewardResult): [string, 
 /**
  * Refuses weights that make no mean, and names that the breakdown could not show.
  *
- * @throws ConfigError  when there is no part, a name has a slash or is __proto__, a weight is negative, or they do not sum to 1
+ * @throws ConfigError  when there is no part, a name has a slash or is `__proto__`, a weight is negative, or they do not sum to 1
  */
 export function requireMixture(parts: Readonly<Record<string, { weight: number }>>, where: string): void {
   const entries = Object.entries(parts);
@@ -52,7 +53,7 @@ export function requireMixture(parts: Readonly<Record<string, { weight: number }
  * `part/component`.
  *
  * @param parts  by the names that the breakdown shows
- * @throws ConfigError  when there is no part, a name has a slash or is __proto__, a weight is negative, or they do not sum to 1
+ * @throws ConfigError  when there is no part, a name has a slash or is `__proto__`, a weight is negative, or they do not sum to 1
  */
 export function compositeReward(parts: Readonly<Record<string, WeightedReward>>, name = 'composite'): Reward {
   requireMixture(parts, name);

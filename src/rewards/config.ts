@@ -24,7 +24,8 @@ import { sharpReward } from './sharp';
 
 export { embeddingSchema } from './settings';
 
-type OnDownload = (progress: DownloadProgress) => void;
+/** Is told how far a download is. */
+export type OnDownload = (progress: DownloadProgress) => void;
 
 /** What a reward gets from whoever loads it. */
 export interface RewardContext extends Pick<ChatEndpointOptions, 'signal' | 'onNotice'> {

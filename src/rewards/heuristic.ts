@@ -123,8 +123,6 @@ export interface HeuristicParts {
   name?: string;
 }
 
-type Components = Record<HeuristicComponent, number>;
-
 /**
  * The heuristic reward. A guarded reply gets the guard's value in every component, so that the weighted sum of the
  * components is the total there too.
@@ -136,7 +134,7 @@ export function heuristicReward(parts: HeuristicParts): Reward {
   const options = parseStrict(heuristicSchema, parts.options ?? {}, name);
   const generic = phrasePattern(options.engagement.generic_phrases);
 
-  const judge = async (tweet: string, reply: string): Promise<Components> => ({
+  const judge = async (tweet: string, reply: string): Promise<Record<HeuristicComponent, number>> => ({
     relevance: relevanceOf(cosineSimilarity(await embedder.embed(tweet), await embedder.embed(reply))),
     length: lengthOf(codePoints(reply), options.length),
     sentiment: sentimentOf(polarity(tweet, lexicon), polarity(reply, lexicon)),
@@ -160,7 +158,7 @@ export function guardedReward(parts: {
   embedder: Embedder;
   options: Pick<HeuristicOptions, 'weights' | 'guards'>;
   name: string;
-  judge: (tweet: string, trimmedReply: string) => Promise<Components>;
+  judge: (tweet: string, trimmedReply: string) => Promise<Record<HeuristicComponent, number>>;
   combine: (terms: readonly WeightedComponent[]) => number;
 }): Reward {
   const { embedder, options, name, judge, combine } = parts;

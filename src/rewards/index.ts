@@ -1,4 +1,10 @@
-/** Rewards: how good a reply to a tweet is, in [0, 1]. */
+/**
+ * Rewards: how good a reply to a tweet is, in [0, 1].
+ *
+ * A {@link Reward} comes from {@link loadReward} by name or file, or from {@link heuristicReward}, {@link sharpReward},
+ * {@link learnedReward}, {@link judgeReward} and {@link compositeReward}.
+ * @module
+ */
 
 export * from './reward';
 export * from './heuristic';

@@ -36,6 +36,7 @@ export const judgeGradesSchema = z.object({
   naturalness: grade,
 });
 
+/** A grade for each criterion, 1 to 10. */
 export type JudgeGrades = z.output<typeof judgeGradesSchema>;
 
 const weight = z.number().min(0).max(1).default(0.25).describe('weight');
@@ -56,6 +57,7 @@ export const judgeSchema = z.strictObject({
   weights: judgeWeightsSchema.prefault({}),
 });
 
+/** Weights of the criteria, which sum to 1. */
 export type JudgeWeights = z.output<typeof judgeWeightsSchema>;
 
 /** Mean of the criteria's values under weights that sum to 1. */

@@ -9,6 +9,7 @@ import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 
+/** What is learned of likes: the order of a tweet's replies, or a value for each. */
 export type RewardObjective = 'rank' | 'regression';
 
 /** One reply with how it did. */
@@ -73,6 +74,7 @@ export function regressionLoss(
   );
 }
 
+/** The loss of a step by its targets: `rankLoss` of pairs, `regressionLoss` of values. */
 export function lossOf(logits: Tensor, targets: Targets): Tensor {
   return 'better' in targets ? rankLoss(logits, targets) : regressionLoss(logits, targets);
 }

@@ -13,6 +13,7 @@ import { drawTargets, isUsable, lossOf, MOST_OF_A_TWEET } from './learned-target
 import type { Example, LikedReply, RewardObjective, TweetGroup } from './learned-targets';
 import { VectorStore } from './vector-store';
 
+/** How a reward is learned; defaults are `LEARNED_DEFAULTS`. */
 export interface LearnedTrainingOptions {
   objective: RewardObjective;
   /** passes over the training replies, at most; the pass with the least validation loss is kept */
@@ -49,6 +50,7 @@ export interface LearnedHistory {
   steps: number;
 }
 
+/** The parameters of the network by name, and how they were found. */
 export interface TrainedReward {
   parameters: Map<string, Float32Array>;
   /** of the embedding */
@@ -65,6 +67,7 @@ export interface LearnedProgress {
   note?: string;
 }
 
+/** Progress and the end of a training. */
 export interface LearnedHooks {
   onProgress?: (progress: LearnedProgress) => void;
   signal?: AbortSignal;

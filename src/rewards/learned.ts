@@ -107,6 +107,7 @@ export const learnedSchema = z.strictObject({
   evaluation: z.record(z.string(), z.unknown()),
 });
 
+/** `reward.json` of a learned reward: its network, its embedding, how it was trained. */
 export type LearnedDescription = z.output<typeof learnedSchema>;
 
 /** A trained network and its description. */

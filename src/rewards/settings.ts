@@ -23,6 +23,7 @@ export const embeddingSchema = z.discriminatedUnion('kind', [
   }),
 ]);
 
+/** What turns texts into vectors: word weights, or MiniLM. */
 export type EmbeddingConfig = z.output<typeof embeddingSchema>;
 
 const common = {
@@ -76,10 +77,14 @@ export interface PresetSettings {
   sharp: z.output<typeof sharpFileSchema>;
 }
 
+/** Settings of the heuristic reward under one of its presets. */
 export type HeuristicSettings = PresetSettings[keyof PresetSettings];
+/** Settings of a learned reward: where it is. */
 export type LearnedSettings = z.output<typeof learnedFileSchema>;
+/** Settings of a language model as a judge. */
 export type JudgeSettings = z.output<typeof judgeFileSchema>;
 
+/** Settings of a weighted sum of rewards. */
 export interface CompositeSettings {
   type: 'composite';
   name?: string;

@@ -1,4 +1,4 @@
-/** What everything stands on: errors, files, random numbers, TensorFlow, compiled functions, progress. */
+/** What everything stands on: errors, files, random numbers, TensorFlow, compiled functions, progress. @module */
 
 export * from './errors';
 export * from './files';

@@ -14,12 +14,14 @@ export const isCheckout = existsSync(path.join(packageRoot, 'src'));
 /** What makes an installation whole. */
 export const setupCommand = isCheckout ? 'npm run setup' : 'npx grpolab setup';
 
+/** An NVIDIA GPU. */
 export interface Gpu {
   name: string;
   memoryTotalBytes: number;
   memoryFreeBytes: number;
 }
 
+/** What a process runs on. */
 export interface Machine {
   platform: string;
   processor: string;
@@ -63,6 +65,7 @@ function listGpus(): Gpu[] {
   return result.status === 0 ? parseGpus(result.stdout) : [];
 }
 
+/** What this process runs on. Memory is what is free at this moment. */
 export function describeMachine(): Machine {
   const driver = nvidiaDriver();
   const limit = process.constrainedMemory();

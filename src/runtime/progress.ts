@@ -4,6 +4,7 @@ import type { Writable } from 'node:stream';
 /** Where progress goes: a terminal when `isTTY`. */
 export type ProgressStream = Writable & { isTTY?: boolean; columns?: number };
 
+/** What a progress line says and where. */
 export interface ProgressOptions {
   /** What is being done, e.g. `generate`. */
   label: string;

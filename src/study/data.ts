@@ -16,6 +16,7 @@ const LEAST_PROMPTS = 2;
 /** The last resort's name in reports. */
 export const FIFTH = 'a fifth of the tweets';
 
+/** Records to train on, and records of tweets that training does not have. */
 export interface HeldOut {
   training: TweetRecord[];
   heldOut: TweetRecord[];

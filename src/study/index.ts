@@ -1,6 +1,7 @@
 /**
  * The small test, the whole study on 100 examples, step by step: `openSmallTest`, `openOutput`, then for SFT and for GRPO
  * `trainSmallTest` and `evaluateSmallTest`, at last `smallTestResult` and `writeSmallTest`.
+ * @module
  */
 
 export { chartFiles, chartsOf } from './charts';

@@ -47,6 +47,7 @@ export const smallTestSchema = z.strictObject({
 /** All may be left out. */
 export type SmallTestOptions = z.input<typeof smallTestSchema>;
 
+/** The small test's options, checked, every default filled in. */
 export interface SmallTestSettings {
   /** Directory of the model. */
   model: string;

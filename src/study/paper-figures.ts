@@ -88,6 +88,7 @@ export function paretoOf(evaluation: Evaluation): ParetoFrontier {
   };
 }
 
+/** The data of the figure of DER@k, from an evaluation. */
 export function derOf(evaluation: Evaluation): DerAtK {
   return {
     ...samplingOf(evaluation),
@@ -98,6 +99,7 @@ export function derOf(evaluation: Evaluation): DerAtK {
   };
 }
 
+/** The data of the figure of collapse points, from an evaluation. */
 export function collapseOf(evaluation: Evaluation): CollapsePoints {
   const models = Object.entries(evaluation.models);
   const n = Math.max(...models.flatMap(([, { der_at_k: der }]) => Object.keys(der).map(Number)));

@@ -3,6 +3,7 @@ import { formatDuration } from '../runtime/progress';
 import { measureLines, smallTestSamples } from './result';
 import type { MeasureLine, SmallTestResult } from './result';
 
+/** A line of the small test's verdict: a value against what is required of it. */
 export interface Criterion {
   name: string;
   value: string;

@@ -30,6 +30,7 @@ export const loopStateSchema = z.strictObject({
   carried: z.record(z.string(), z.number()),
 });
 
+/** Where a loop stands: all that it needs to go on as if it had never stopped, beside the policy's own state. */
 export type LoopState = z.output<typeof loopStateSchema>;
 
 /** `trainer_state.json` of a checkpoint. */
@@ -44,6 +45,7 @@ const checkpointSchema = z.strictObject({
   monitor: monitorStateSchema,
 });
 
+/** `trainer_state.json` of a checkpoint. */
 export type CheckpointState = z.output<typeof checkpointSchema>;
 
 const STATE_FILE = 'trainer_state.json';
@@ -73,6 +75,7 @@ export function checkpointSteps(runDirectory: string): number[] {
   return steps.map(Number).sort((a, b) => a - b);
 }
 
+/** The directory of a run's checkpoint at a step. */
 export function checkpointPath(runDirectory: string, step: number): string {
   return path.join(runDirectory, `checkpoint-${step}`);
 }

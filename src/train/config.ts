@@ -129,6 +129,7 @@ function optimiserOf({ training }: Experiment) {
   };
 }
 
+/** What `trainSft` needs of an experiment. */
 export function sftSettings(experiment: Experiment): SftSettings {
   return { ...optimiserOf(experiment), seed: experiment.seed };
 }
@@ -138,6 +139,7 @@ export function polychromicOf({ polychromic }: Experiment): z.output<typeof poly
   return polychromic ?? polychromicSchema.parse({});
 }
 
+/** What `trainPolychromic` needs of an experiment, every default filled in. */
 export function polychromicSettings(experiment: Experiment): PolychromicSettings {
   const polychromic = polychromicOf(experiment);
   return {
@@ -159,6 +161,7 @@ export function distanceOf({ polychromic, grpo, method }: Experiment): z.output<
   return chosen ?? 'semantic';
 }
 
+/** What `trainGrpo` needs of an experiment, every default filled in. */
 export function grpoSettings(experiment: Experiment): GrpoSettings {
   const grpo = experiment.grpo ?? grpoSchema.parse({});
   return {

@@ -201,7 +201,9 @@ export const experimentSchema = z
     dtype: z
       .enum(WEIGHT_DTYPES)
       .default('float32')
-      .describe('of the frozen base weights; bfloat16 takes half the memory, and is exact for a bfloat16 checkpoint'),
+      .describe(
+        'of the frozen base weights; bfloat16 takes half the memory, and is exact for a bfloat16 checkpoint',
+      ),
     policy: policySchema.prefault({ type: 'local' }).describe('what trains and samples'),
     warm_start: z
       .string()

@@ -6,6 +6,7 @@ import type { Completion, Policy, Prompt, SampleOptions } from '../policy/policy
 import type { ScoreCompletions } from '../rewards/replies';
 import { NumericError } from '../runtime/errors';
 
+/** How replies to held-out prompts are drawn and measured. */
 export interface HeldOutOptions {
   /** Replies a prompt. */
   generations: number;
@@ -24,6 +25,7 @@ export interface HeldOutReplies {
   rewards: number[];
 }
 
+/** What an evaluation on held-out prompts measured and drew. */
 export interface HeldOutEvaluation {
   /** By path, to join a step's record. */
   metrics: Record<string, number>;

@@ -1,4 +1,10 @@
-/** Training loops and what a run leaves behind. */
+/**
+ * Training loops and what a run leaves behind.
+ *
+ * The loops: {@link trainSft}, {@link trainPolychromic}, {@link trainGrpo}. A whole run from an experiment file:
+ * {@link loadExperiment}, {@link runExperiment}; its settings: {@link Experiment}.
+ * @module
+ */
 
 export * from './checkpoint';
 export * from './config';

@@ -205,6 +205,7 @@ export class Stopwatch {
   }
 }
 
+/** The mean, 0 of no values. */
 export function meanOf(values: readonly number[]): number {
   return values.length === 0 ? 0 : values.reduce((a, b) => a + b, 0) / values.length;
 }

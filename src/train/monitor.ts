@@ -83,6 +83,7 @@ export const monitorStateSchema = z.strictObject({
   raised: z.array(z.string()),
 });
 
+/** What a monitor remembers, for a checkpoint. */
 export type MonitorState = z.output<typeof monitorStateSchema>;
 
 function boundOf({ below, above, steps = 1 }: AlertRule): string {

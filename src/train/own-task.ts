@@ -76,10 +76,12 @@ export const taskSchema = z
       );
   });
 
+/** A task of one's own, every default filled in: `task` of an experiment. */
 export type TaskConfig = z.output<typeof taskSchema>;
 
 /** What the reward of a task is given: the line, not to be changed, and the completion's text as the model wrote it. */
 export type TaskReward = (record: Fields, completion: string) => TaskScore | Promise<TaskScore>;
+/** A score, or one with the components that reports show; any finite number. */
 export type TaskScore = number | { total: number; components?: Record<string, number> };
 
 function textField(fields: Fields, name: string, use: string): string {

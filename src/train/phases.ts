@@ -6,14 +6,17 @@ import { ConfigError } from '../runtime/errors';
 import { adapterConfig, withCheckpoint } from './config';
 import type { Experiment } from './experiment-schema';
 
+/** A phase of the study: 1 is the warm start, 2 is GRPO from it. */
 export type Phase = 1 | 2;
 
+/** One of the runs of a plan. */
 export interface PlannedRun {
   phase: Phase;
   seed: number;
   experiment: Experiment;
 }
 
+/** What `planRuns` lays out: two experiments, which phases of them, for which seeds. */
 export interface PhasePlan {
   /** Phase 2. */
   experiment: Experiment;

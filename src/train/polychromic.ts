@@ -21,6 +21,7 @@ import { chunks, planRun } from './schedule';
 import { accumulateSft } from './sft';
 import type { SftSettings } from './sft';
 
+/** What `trainPolychromic` needs: those of SFT, and how diversity is sampled and credited. */
 export interface PolychromicSettings extends SftSettings {
   /** Weight of the diversity term; 0 measures D and trains as SFT does, to the same bits. */
   lambda: number;
@@ -196,9 +197,9 @@ function diversityMetrics(
 // ---- diversities of texts ----
 
 /** A completion's text, e.g. `replyText` with a tokenizer. */
-type TextOf = (completion: Completion) => string;
+export type TextOf = (completion: Completion) => string;
 /** A text's vector, zeros for a text that says nothing. Every text is asked for n times: remember it (`cachedEmbedder`). */
-type Embed = (text: string) => Promise<ArrayLike<number>>;
+export type Embed = (text: string) => Promise<ArrayLike<number>>;
 
 /**
  * D among the k texts that say something, times the share k (k - 1) / (n (n - 1)) of pairs in which both do, 0 for k < 2.

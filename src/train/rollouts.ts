@@ -14,6 +14,7 @@ import type { Stopwatch } from './loop';
 /** Diversity D of completions of one prompt, or of any two or more of them; must not depend on their order. */
 export type MeasureDiversity = (completions: readonly Completion[]) => number | Promise<number>;
 
+/** How groups of completions are drawn and scored. */
 export interface RolloutSettings {
   /** G, completions a prompt. */
   groupSize: number;

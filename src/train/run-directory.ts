@@ -109,6 +109,7 @@ function firstDifference(a: unknown, b: unknown, at = ''): string | null {
   return null;
 }
 
+/** A run: its directory, its experiment, and whether it goes on with what is there. */
 export interface OpenRunOptions {
   directory: string;
   experiment: Experiment;
@@ -126,6 +127,7 @@ export interface OpenRunOptions {
   notify: (line: string) => void;
 }
 
+/** The files of a run: metrics, samples, checkpoints, alerts. One process has it at a time. */
 export class RunDirectory {
   private monitor: Monitor;
   private events: EventFile | undefined;

@@ -9,6 +9,7 @@ import type { LoopHooks, LoopResult, OptimiserSettings } from './loop';
 import { chunks, planRun } from './schedule';
 import type { PlanSettings, StepPlan } from './schedule';
 
+/** What `trainSft` needs: the optimiser, and how examples become steps. */
 export type SftSettings = OptimiserSettings & PlanSettings;
 
 /**

@@ -32,6 +32,7 @@ export interface TaskRecord extends TaskLine {
   place: string;
 }
 
+/** A prompt with the record that it was made of. */
 export type TaskPrompt = Prompt & { record: TaskRecord };
 
 /** A task: all that a run knows of its subject. */
