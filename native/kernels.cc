@@ -167,6 +167,33 @@ void Widen(const uint16_t* x, int64_t n, float* out) {
   }
 }
 
+void WidenNf4Rows(const uint32_t* x, const float* scales, int64_t rows, float* out) {
+  const Vector values = {-1,
+                         -0.6961928009986877f,
+                         -0.5250730514526367f,
+                         -0.39491748809814453f,
+                         -0.28444138169288635f,
+                         -0.18477343022823334f,
+                         -0.09105003625154495f,
+                         0,
+                         0.07958029955625534f,
+                         0.16093020141124725f,
+                         0.24611230194568634f,
+                         0.33791524171829224f,
+                         0.44070982933044434f,
+                         0.5626170039176941f,
+                         0.7229568362236023f,
+                         1};
+  const Bits shifts = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
+  const Vector scale = Load(scales);
+  for (int64_t i = 0; i < rows; i++) {
+    const uint32_t a = x[2 * i], b = x[2 * i + 1];
+    const Bits words = {a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b};
+    const Integers codes = reinterpret_cast<Integers>((words >> shifts) & 15);
+    Store(out + i * kWidth, __builtin_shuffle(values, codes) * scale);
+  }
+}
+
 // Swaps the off-diagonal quarters of all blocks of 2 S rows and columns.
 template <int S>
 INLINE void SwapQuarters(Vector* rows) {
@@ -363,6 +390,6 @@ double Masses(const float* x, const float* bias, float temperature, float max, i
 
 extern const Kernels GRPOLAB_KERNELS;
 const Kernels GRPOLAB_KERNELS = {
-    Product<float>, Product<uint16_t>, Widen, Transpose, NormRows, NormRotate,   NormRotateGrad,      Norm,      NormGrad,  Gate,
+    Product<float>, Product<uint16_t>, Widen, WidenNf4Rows, Transpose, NormRows, NormRotate,   NormRotateGrad,      Norm,      NormGrad,  Gate,
     GateGrad, Exponentials, ShiftedExponentials, GatedTile, LargestOf, Masses,
 };

@@ -29,6 +29,8 @@ struct Kernels {
                        Into into);
   // out[i] = the float whose upper half is x[i], for i < n, a multiple of 16.
   void (*widen)(const uint16_t* x, int64_t n, float* out);
+  // out[i * 16 + j] = value of code (x[2 i + j / 8] >> 4 (j % 8)) % 16 of NF4, times scales[j], for i < rows and j < 16.
+  void (*widen_nf4)(const uint32_t* x, const float* scales, int64_t rows, float* out);
   // out[j * 16 + i] = x[i * ldx + j], for i, j < 16.
   void (*transpose)(const float* x, int64_t ldx, float* out);
   // out[i * 16 + r] = x[r * ldx + i] / rms(x[r]) * weight[i]: RMSNorm of up to 16 rows, laid out for `product`.

@@ -13,16 +13,27 @@
 #include <cstring>
 #include <string>
 
+#include "nf4.h"
+
 Panels::Panels(const OpInputs& in, int i) {
-  if (in.rank(i) != 3) return;
+  if (in.rank(i) != 2 && in.rank(i) != 3) return;
   panels = in.dim(i, 0);
-  k = in.dim(i, 1);
   data = in.data(i);
+  if (in.rank(i) == 2) {
+    k = Nf4Inputs(in.dim(i, 1));
+    if (in.dtype(i) == TF_INT32 && k > 0) format = Format::kNf4;
+    return;
+  }
+  k = in.dim(i, 1);
   if (in.dtype(i) == TF_FLOAT && in.dim(i, 2) == kWidth) format = Format::kFloat;
   if (in.dtype(i) == TF_INT32 && in.dim(i, 2) == kWidth / 2) format = Format::kBfloat16;
 }
 
 const float* Panels::Lines(int64_t p, int64_t begin, int64_t end, float* scratch) const {
+  if (format == Format::kNf4) {
+    WidenNf4(static_cast<const uint32_t*>(data), k, p, begin, end, scratch);
+    return scratch;
+  }
   const int64_t first = (p * k + begin) * kWidth;
   if (format == Format::kFloat) return static_cast<const float*>(data) + first;
   BestKernels().widen(static_cast<const uint16_t*>(data) + first, (end - begin) * kWidth, scratch);

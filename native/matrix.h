@@ -10,13 +10,14 @@
 
 // A matrix [k, n]. Its columns are equal parts, each padded with zeros to whole panels.
 struct Panels {
-  enum class Format { kNone, kFloat, kBfloat16 };
+  enum class Format { kNone, kFloat, kBfloat16, kNf4 };
   Format format = Format::kNone;
   const void* data = nullptr;
   int64_t panels = 0, k = 0;
 
   Panels() = default;
-  // floats [panels, k, 16], or bfloat16 [panels, k, 16], two in each int32, the first in the lower half.
+  // floats [panels, k, 16]; or bfloat16 [panels, k, 16], two in each int32, the first in the lower half; or NF4, int32
+  // [panels, 2 k + k / 16 + 64] (native/nf4.cc).
   Panels(const OpInputs& in, int i);
   bool ok() const { return format != Format::kNone; }
 

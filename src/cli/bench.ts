@@ -12,43 +12,22 @@ import { Random } from '../runtime/random';
 import { binding } from '../runtime/tf';
 import { Stopwatch } from '../train/loop';
 import { WEIGHT_DTYPES } from '../model/config';
+import type { StepShape } from '../model/memory';
 import { LORA_TARGETS } from '../model/peft';
 import type { Arguments } from './arguments';
-import { UsageError } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { openModelDirectory } from './open-model';
+import { parseShape } from './shape';
 
-interface Shape {
-  P: number;
-  G: number;
-  Tp: number;
-  Tc: number;
-}
-
-/** `P=4,G=4,Tp=96,Tc=48`: prompts, completions a prompt, tokens of a prompt, tokens of a completion. */
-export function parseShape(text: string): Shape {
-  const shape: Record<string, number> = {};
-  for (const part of text.split(',')) {
-    const match = /^(P|G|Tp|Tc)=(\d+)$/.exec(part.trim());
-    if (match === null || Number(match[2]) < 1)
-      throw new UsageError(`--shape is "${text}"; expected P=4,G=4,Tp=96,Tc=48 with integers >= 1`, 'bench');
-    shape[match[1]] = Number(match[2]);
-  }
-  for (const name of ['P', 'G', 'Tp', 'Tc'])
-    if (shape[name] === undefined)
-      throw new UsageError(`--shape lacks ${name}; expected P=4,G=4,Tp=96,Tc=48`, 'bench');
-  return shape as unknown as Shape;
-}
-
-const loss = (shape: Shape): GrpoLoss => ({
+const loss = (shape: StepShape): GrpoLoss => ({
   ...{ kind: 'grpo', type: 'dapo', epsilonLow: 0.2, epsilonHigh: 0.2, beta: 0.1, klBiasCorrection: true },
   ...{ ratioLevel: 'token', maxCompletionLength: shape.Tc },
 });
 
 const update = { learningRate: 1e-5, weightDecay: 0.01, clipNorm: 1 };
 
-const totalsOf = ({ P, G, Tc }: Shape) => ({
+const totalsOf = ({ P, G, Tc }: StepShape) => ({
   totalRows: P * G,
   totalTokens: P * G * Tc,
   totalMicroBatches: 1,
@@ -57,7 +36,7 @@ const totalsOf = ({ P, G, Tc }: Shape) => ({
 /** One SFT step on P * G sequences. */
 async function sftStep(
   policy: LocalPolicy,
-  shape: Shape,
+  shape: StepShape,
   ids: (n: number) => number[],
   watch: Stopwatch,
 ): Promise<void> {
@@ -73,7 +52,7 @@ async function sftStep(
 /** Completions of exactly Tc tokens. */
 function generate(
   policy: LocalPolicy,
-  shape: Shape,
+  shape: StepShape,
   ids: (n: number) => number[],
   step: number,
 ): Promise<RolloutGroup[]> {
@@ -97,7 +76,7 @@ function generate(
 /** Reference log-probabilities, forward and backward, and the update, on rollouts with a cheap reward. */
 async function grpoUpdate(
   policy: LocalPolicy,
-  shape: Shape,
+  shape: StepShape,
   rollouts: RolloutGroup[],
   watch: Stopwatch,
 ): Promise<void> {
@@ -127,7 +106,7 @@ async function grpoUpdate(
 async function runStep(
   what: string,
   policy: LocalPolicy,
-  shape: Shape,
+  shape: StepShape,
   step: number,
   watch: Stopwatch,
 ): Promise<void> {
@@ -152,7 +131,7 @@ function summary(seconds: readonly number[]): { median_s: number; min_s: number;
 async function measureSteps(
   what: string,
   policy: LocalPolicy,
-  shape: Shape,
+  shape: StepShape,
   steps: number,
   args: Arguments,
   io: Io,
@@ -186,7 +165,7 @@ async function measureSteps(
 
 export async function bench(args: Arguments, io: Io): Promise<number> {
   const what = args.choice('what', ['grpo', 'sft', 'generate']);
-  const shape = parseShape(args.required('shape'));
+  const shape = parseShape(args.required('shape'), 'bench');
   const steps = args.integer('steps', { min: 1 });
   const modelDirectory = await openModelDirectory(args, io);
   const lora = {

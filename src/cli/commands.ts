@@ -10,12 +10,18 @@ import { ADAPTER, EMBEDDING, INPUT, JSON_LINES, MODEL } from './shared-options';
 const doctor: Command = {
   name: 'doctor',
   summary: 'say what versions, backend, device, models and fallbacks are in force, and why',
-  usage: '[--model DIR] [--json]',
+  usage: '[--model DIR] [--shape P=2,G=4,Tp=96,Tc=100] [--rank 16] [--json]',
   options: {
     model: {
       value: 'DIR',
-      describe: 'also check this model: parameters, bytes for each part of a GRPO step, does it fit',
+      describe: 'also check this model: parameters, bytes of a GRPO step by part and by dtype, does it fit',
     },
+    shape: {
+      value: 'S',
+      default: 'P=2,G=4,Tp=96,Tc=100',
+      describe: 'of that step: prompts, completions a prompt, tokens of each',
+    },
+    rank: { value: 'R', default: '16', describe: "of that step's adapter (lora.r)" },
     json: { describe: 'one JSON object' },
   },
   run: async (args, io) => (await import('./doctor.js')).doctor(args, io),
@@ -321,7 +327,7 @@ const bench: Command = {
       describe: 'prompts, completions a prompt, tokens of a prompt, tokens of a completion',
     },
     steps: { value: 'N', default: '6', describe: 'measured steps, after 2 that warm up' },
-    dtype: { value: 'D', default: 'float32', describe: 'of the base weights: float32 or bfloat16' },
+    dtype: { value: 'D', default: 'float32', describe: 'of the base weights: float32, bfloat16 or nf4' },
     recompute: { describe: 'layers are computed again in the backward pass: less memory, more time' },
     profile: { describe: 'one step more, with the time of each kind of op' },
     json: { describe: 'one JSON object' },

@@ -13,16 +13,29 @@ import {
 } from '../runtime/machine';
 import { launchBrowser } from '../figures/browser';
 import { countParameters, checkTensors, readModelConfig } from '../model/config';
+import type { ModelConfig, WeightDtype } from '../model/config';
 import type { MemoryPlan, StepShape } from '../model/memory';
 import { planMemory } from '../model/memory';
+import { memoryAdvice, memoryChoices } from '../model/memory-advice';
 import { openModelWeights } from '../model/model-weights';
 import { loadTokenizer } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
 import { loadReward } from '../rewards/config';
 
 /** The study's batch: 2 prompts of a tweet's length, 4 completions of up to 100 tokens. */
-export const PLANNED_SHAPE: StepShape = { P: 2, G: 4, Tp: 96, Tc: 100 };
-export const PLANNED_RANK = 16;
+const STUDY_STEP: PlannedBatch = { P: 2, G: 4, Tp: 96, Tc: 100, rank: 16 };
+
+/** A micro-batch of a GRPO step, and the rank of the adapter. */
+export type PlannedBatch = StepShape & { rank: number };
+
+/** The step's memory with one type of the base weights, layers kept or recomputed. */
+export interface DtypePlan {
+  dtype: WeightDtype;
+  /** training.gradient_checkpointing */
+  recompute: boolean;
+  total_bytes: number;
+  fits: boolean;
+}
 
 /** Something that works, but not at its best. */
 export interface Fallback {
@@ -46,10 +59,15 @@ export interface ModelReport {
   layers: number;
   stored_dtypes: string[];
   tokenizer: { tokens: number; chat_template: boolean };
-  step: StepShape & { rank: number };
+  step: PlannedBatch;
+  /** In float32, layers kept: by part. */
   bytes: MemoryPlan;
   available_bytes: number;
   fits: boolean;
+  /** For each type of the base weights, layers kept and recomputed. */
+  plans: DtypePlan[];
+  /** Which settings to change; null where it fits as it is. */
+  advice: string | null;
 }
 
 export interface DoctorReport {
@@ -123,9 +141,32 @@ function hasTemplate(tokenizer: Tokenizer, problems: string[]): boolean {
   }
 }
 
+type Plan = Pick<ModelReport, 'step' | 'bytes' | 'available_bytes' | 'fits' | 'plans' | 'advice'>;
+
+/** @throws ConfigError  when the shape or the rank is not of integers >= 1 */
+function planModel(
+  config: ModelConfig,
+  step: PlannedBatch,
+  machine: Machine,
+  backend: 'cpu' | 'gpu' | null,
+): Plan {
+  const { rank, ...shape } = step;
+  const planned = { config, shape, rank, options: { fused: backend !== 'gpu' } };
+  const bytes = planMemory(config, shape, rank, planned.options);
+  const gpu = backend === 'gpu' ? machine.gpus[0] : undefined;
+  const available = gpu?.memoryFreeBytes ?? machine.memoryAvailableBytes;
+  const fits = bytes.total <= available;
+  const plans = memoryChoices(planned).map(({ dtype, recompute, total }) => ({
+    ...{ dtype, recompute, total_bytes: total, fits: total <= available },
+  }));
+  const advice = fits ? null : memoryAdvice(planned, available);
+  return { step, bytes, available_bytes: available, fits, plans, advice };
+}
+
 /** @throws CheckpointError  when the model is damaged, incomplete or of another architecture */
 async function describeModel(
   directory: string,
+  step: PlannedBatch,
   machine: Machine,
   backend: 'cpu' | 'gpu' | null,
   problems: string[],
@@ -140,24 +181,21 @@ async function describeModel(
     directory,
   );
   const tokenizer = await loadTokenizer(directory);
-  const bytes = planMemory(config, PLANNED_SHAPE, PLANNED_RANK, { fused: backend !== 'gpu' });
-  const gpu = backend === 'gpu' ? machine.gpus[0] : undefined;
-  const available = gpu?.memoryFreeBytes ?? machine.memoryAvailableBytes;
   return {
     directory: path.resolve(directory),
     parameters: countParameters(config),
     layers: config.numHiddenLayers,
     stored_dtypes: [...new Set(infos.map(([, { dtype }]) => dtype))].sort(),
     tokenizer: { tokens: tokenizer.vocabularySize, chat_template: hasTemplate(tokenizer, problems) },
-    step: { ...PLANNED_SHAPE, rank: PLANNED_RANK },
-    bytes,
-    available_bytes: available,
-    fits: bytes.total <= available,
+    ...planModel(config, step, machine, backend),
   };
 }
 
-/** @param model  a model directory to check as well */
-export async function examine(model?: string): Promise<DoctorReport> {
+/**
+ * @param model  a model directory to check as well
+ * @param step  that its memory is planned for; default: the study's
+ */
+export async function examine(model?: string, step: PlannedBatch = STUDY_STEP): Promise<DoctorReport> {
   const machine = describeMachine();
   const fallbacks: Fallback[] = [];
   const problems: string[] = [];
@@ -191,6 +229,6 @@ export async function examine(model?: string): Promise<DoctorReport> {
     problems,
     ...(model === undefined
       ? {}
-      : { model: await describeModel(model, machine, tensorflow.backend, problems) }),
+      : { model: await describeModel(model, step, machine, tensorflow.backend, problems) }),
   };
 }

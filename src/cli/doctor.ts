@@ -1,12 +1,15 @@
 /** `grpolab doctor`: the report as text or as JSON. */
 import { strictJson } from '../runtime/files';
 import { formatBytes } from '../runtime/progress';
+import { WEIGHT_DTYPES } from '../model/config';
 import type { Arguments } from './arguments';
+import { UsageError } from './arguments';
 import type { DoctorReport, ModelReport } from './doctor-report';
 import { examine } from './doctor-report';
 import type { Io } from './io';
 import { LineWriter } from './io';
 import { openModelDirectory } from './open-model';
+import { parseShape } from './shape';
 
 const row = (name: string, text: string): string => `${name.padEnd(12)} ${text}`;
 
@@ -15,7 +18,24 @@ function deviceText({ tensorflow: { backend, device, threads } }: DoctorReport):
   return backend === 'gpu' ? `gpu: ${device}` : `cpu: ${device}, ${threads} threads`;
 }
 
-function modelLines({ directory, parameters, layers, ...model }: ModelReport): string[] {
+/** The totals as a table: a row for each type of the base weights, a column for layers kept and one for recomputed. */
+function planLines({ plans, advice }: ModelReport): string[] {
+  const cells = (dtype: string): string[] =>
+    [false, true].map((recompute) => {
+      const plan = plans.find((each) => each.dtype === dtype && each.recompute === recompute);
+      return plan === undefined ? '' : `${formatBytes(plan.total_bytes)}${plan.fits ? '' : ', does NOT fit'}`;
+    });
+  const line = (dtype: string, [kept, again]: string[]): string =>
+    row('', `${dtype.padEnd(12)} ${kept.padEnd(24)} ${again}`);
+  return [
+    line('dtype', ['layers kept', 'recomputed (training.gradient_checkpointing)']),
+    ...WEIGHT_DTYPES.map((dtype) => line(dtype, cells(dtype))),
+    ...(advice === null ? [] : [row('to fit', advice)]),
+  ];
+}
+
+function modelLines(report: ModelReport): string[] {
+  const { directory, parameters, layers, ...model } = report;
   const { P, G, Tp, Tc, rank } = model.step;
   const { total, ...parts } = model.bytes;
   const verdict = model.fits ? 'fits' : 'does NOT fit';
@@ -39,6 +59,7 @@ function modelLines({ directory, parameters, layers, ...model }: ModelReport): s
       '',
       `${'total'.padEnd(12)} ${formatBytes(total)} of ${formatBytes(model.available_bytes)} available: ${verdict}`,
     ),
+    ...planLines(report),
   ];
 }
 
@@ -78,8 +99,13 @@ export function reportLines(report: DoctorReport): string[] {
 }
 
 export async function doctor(args: Arguments, io: Io): Promise<number> {
-  const model = args.given('model') ? await openModelDirectory(args, io) : undefined;
-  const report = await examine(model);
+  const isForModel = args.given('model');
+  for (const name of ['shape', 'rank'])
+    if (args.given(name) && !isForModel) throw new UsageError(`--${name} needs --model`, 'doctor');
+  const shape = parseShape(args.required('shape'), 'doctor');
+  const step = { ...shape, rank: args.integer('rank', { min: 1 }) };
+  const model = isForModel ? await openModelDirectory(args, io) : undefined;
+  const report = await examine(model, step);
   const output = new LineWriter(io.stdout);
   if (args.flag('json')) await output.line(strictJson(report, 2));
   else for (const line of reportLines(report)) await output.line(line);

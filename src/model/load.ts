@@ -9,7 +9,7 @@ import type { LoraAdapter, LoraModule } from './lora';
 import { loraDelta, moduleName, moduleShape } from './lora';
 import { toBfloat16 } from './half-precision';
 import type { Matrix } from './matrix';
-import { Bfloat16Matrix, widened } from './matrix';
+import { PanelMatrix, widened } from './matrix';
 import { openModelWeights } from './model-weights';
 import type { LayerWeights, QwenWeights } from './qwen3';
 import type { TensorSource } from './safetensors-writer';
@@ -41,7 +41,7 @@ export type TensorKind = 'constant' | 'variable';
 /** How weights are put on the device. */
 export interface WeightOptions {
   kind?: TensorKind;
-  /** `bfloat16`: matrices and embeddings in 16 bits, frozen; norms stay in float32. Default: float32. */
+  /** `bfloat16`: matrices and embeddings in 16 bits, frozen; `nf4`: of those the projections in 4. Norms stay in float32 (default). */
   dtype?: WeightDtype;
   /** Gives a tensor's values in bfloat16, where that is cheaper than to round those in float32. */
   readBfloat16?: (name: string, shape: readonly number[]) => Uint16Array;
@@ -62,22 +62,24 @@ export function buildWeights(
     throw new ConfigError(
       'weights in bfloat16 are frozen: train an adapter (trainable: lora), or use float32',
     );
-  const made: (Tensor | Bfloat16Matrix)[] = [];
+  const made: (Tensor | PanelMatrix)[] = [];
   const place = (make: () => Tensor): Tensor => {
     const tensor = tf.tidy(() => (kind === 'variable' ? tf.variable(make()) : make()));
     made.push(tensor);
     return tensor;
   };
   const half = readBfloat16 ?? ((name, shape) => Uint16Array.from(read(name, shape), toBfloat16));
-  const placeHalf = ({ names, widths }: Fused, inputs: number, parts: number): Bfloat16Matrix => {
-    const values = names.map((name, i) => half(name, [widths[i], inputs]));
-    const matrix = Bfloat16Matrix.fromRows(values, inputs, parts);
+  const keep = (matrix: PanelMatrix): PanelMatrix => {
     made.push(matrix);
     return matrix;
   };
+  const halves = ({ names, widths }: Fused, inputs: number, parts: number): PanelMatrix =>
+    keep(PanelMatrix.fromRows(names.map((name, i) => half(name, [widths[i], inputs])), inputs, parts)); // prettier-ignore
+  const quantized = ({ names, widths }: Fused, inputs: number, parts: number): PanelMatrix =>
+    keep(PanelMatrix.quantized(names.map((name, i) => read(name, [widths[i], inputs])), inputs, parts)); // prettier-ignore
   const vector = (name: string, length: number): Tensor => place(() => tf.tensor1d(read(name, [length])));
   const matrix = (fused: Fused, inputs: number, parts = 1): Matrix => {
-    if (dtype === 'bfloat16') return placeHalf(fused, inputs, parts);
+    if (dtype !== 'float32') return (dtype === 'nf4' ? quantized : halves)(fused, inputs, parts);
     const { names, widths } = fused;
     return place(() => {
       const rows = names.map((name, i) => tf.tensor2d(read(name, [widths[i], inputs]), [widths[i], inputs]));
@@ -102,18 +104,22 @@ export function buildWeights(
     };
   };
   const rows = (name: string): Fused => ({ names: [name], widths: [vocabSize] });
+  const outputMatrix = (): Matrix => {
+    const lmHead = rows('lm_head.weight');
+    return dtype === 'nf4' ? halves(lmHead, hiddenSize, 1) : matrix(lmHead, hiddenSize);
+  };
   try {
     const table = rows('model.embed_tokens.weight');
     const embedding =
-      dtype === 'bfloat16'
-        ? placeHalf(table, hiddenSize, 1)
+      dtype !== 'float32'
+        ? halves(table, hiddenSize, 1)
         : place(() => tf.tensor2d(read(table.names[0], [vocabSize, hiddenSize]), [vocabSize, hiddenSize]));
     const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => layer(i));
     const finalNorm = vector('model.norm.weight', hiddenSize);
     const trainable = kind === 'variable';
     const head = config.tieWordEmbeddings
-      ? { matrix: embedding, transposed: dtype !== 'bfloat16', trainable }
-      : { matrix: matrix(rows('lm_head.weight'), hiddenSize), transposed: false, trainable };
+      ? { matrix: embedding, transposed: dtype === 'float32', trainable }
+      : { matrix: outputMatrix(), transposed: false, trainable };
     return { embedding, layers, finalNorm, head };
   } catch (error) {
     for (const tensor of made) tensor.dispose();
@@ -174,7 +180,7 @@ export function weightTensors({ embedding, layers, finalNorm, head }: QwenWeight
     ...[w.inputNorm, w.qkv, w.qNorm, w.kNorm, w.o, w.postNorm, w.gateUp, w.down],
   ]);
   const all = [embedding, ...inLayers, finalNorm, ...(head.matrix === embedding ? [] : [head.matrix])];
-  return all.map((matrix) => (matrix instanceof Bfloat16Matrix ? matrix.panels : matrix));
+  return all.map((matrix) => (matrix instanceof PanelMatrix ? matrix.panels : matrix));
 }
 
 /** A fused matrix with an adapter merged in: W + (alpha / r) A B in every adapted projection. */
@@ -238,7 +244,7 @@ export function fileTensors(
       return values;
     });
   const { embedding, head } = weights;
-  if (embedding instanceof Bfloat16Matrix) transposed('model.embed_tokens.weight', embedding);
+  if (embedding instanceof PanelMatrix) transposed('model.embed_tokens.weight', embedding);
   else whole('model.embed_tokens.weight', embedding);
   if (!config.tieWordEmbeddings) transposed('lm_head.weight', head.matrix);
   whole('model.norm.weight', weights.finalNorm);

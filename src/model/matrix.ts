@@ -1,12 +1,14 @@
 /**
- * Products with the model's matrices, and frozen matrices in 16 bits: bfloat16 values as panels of 16 columns, the layout that the binding's ops multiply by
- * (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and those of a bfloat16
+ * Products with the model's matrices, and frozen matrices in 16 or 4 bits, as panels of 16 columns: the layout that the binding's ops
+ * multiply by (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and those of a bfloat16
  * checkpoint not at all. Where the ops cannot run (a GPU, XLA, op by op) graphs widen a matrix each time it is used.
  */
 import { ownOp, takesOwnOps } from '../runtime/compile';
 import { ConfigError } from '../runtime/errors';
 import type { OpAttribute, Tensor } from '../runtime/tf';
 import { backend, binding, intAttribute, tf, typeAttribute } from '../runtime/tf';
+import { dynamicMap, NF4_BLOCK, nf4Codes } from './nf4';
+import { nf4Panels, PANEL_WIDTH } from './panels';
 
 /** tfjs's product of matrices, or of stacks of them. */
 export const matMul = (a: Tensor, b: Tensor, transposeB = false): Tensor =>
@@ -23,13 +25,13 @@ export function gatherOp(table: Tensor, indices: Tensor, axis: number, batchDims
   return backend.executeSingleOutput('GatherV2', attributes, [table, indices, tf.scalar(axis, 'int32')]);
 }
 
-/** Columns of a panel. */
-export const PANEL_WIDTH = 16;
-
-/** A frozen matrix [inputs, outputs] in bfloat16. */
-export class Bfloat16Matrix {
+/** A frozen matrix [inputs, outputs] in 16 bits, or in 4. */
+export class PanelMatrix {
   constructor(
-    /** [parts x panels of a part, inputs, 8] int32: two values in each, the first in the lower half. */
+    /**
+     * int32. bfloat16: [panels, inputs, 8], two values in each, the first in the lower half. nf4: [panels, 2 inputs + inputs / 16 + 64],
+     * as native/nf4.h says.
+     */
     readonly panels: Tensor,
     readonly shape: readonly [number, number],
     /** The columns are so many equal parts, each padded with zeros to whole panels. */
@@ -40,7 +42,7 @@ export class Bfloat16Matrix {
    * @param values  bfloat16 bits of the transposed matrices, [outputs, inputs] row-major: as files have them, one below another
    * @throws ConfigError  for an odd number of inputs
    */
-  static fromRows(values: readonly Uint16Array[], inputs: number, parts = 1): Bfloat16Matrix {
+  static fromRows(values: readonly Uint16Array[], inputs: number, parts = 1): PanelMatrix {
     if (inputs % 2 !== 0)
       throw new ConfigError(
         `bfloat16 weights need an even number of inputs, this model has ${inputs}: use float32`,
@@ -54,7 +56,22 @@ export class Bfloat16Matrix {
       return backend.executeSingleOutput('GrpolabPackBfloat16', [intAttribute('parts', parts)], [all]);
     });
     const outputs = values.reduce((sum, bits) => sum + bits.length, 0) / inputs;
-    return new Bfloat16Matrix(panels, [inputs, outputs], parts);
+    return new PanelMatrix(panels, [inputs, outputs], parts);
+  }
+
+  /**
+   * Quantised as bitsandbytes does, each of the matrices by itself.
+   * @param values  of the transposed matrices, [outputs, inputs] row-major, one below another
+   * @throws ConfigError  for inputs that are no multiple of 64, or above 16,384
+   */
+  static quantized(values: readonly Float32Array[], inputs: number, parts = 1): PanelMatrix {
+    const outputs = values.reduce((sum, one) => sum + one.length, 0) / inputs;
+    const { words, panels } = nf4Panels(values, inputs, outputs, parts);
+    return new PanelMatrix(
+      tf.tensor2d(words, [panels, words.length / panels], 'int32'),
+      [inputs, outputs],
+      parts,
+    );
   }
 
   dispose(): void {
@@ -63,9 +80,9 @@ export class Bfloat16Matrix {
 }
 
 /** [inputs, outputs] */
-export type Matrix = Tensor | Bfloat16Matrix;
+export type Matrix = Tensor | PanelMatrix;
 
-function attributes({ parts, shape }: Bfloat16Matrix): OpAttribute[] {
+function attributes({ parts, shape }: PanelMatrix): OpAttribute[] {
   const types = [typeAttribute('T', binding.TF_INT32)];
   return [...types, intAttribute('parts', parts), intAttribute('columns', shape[1])];
 }
@@ -77,8 +94,9 @@ const bitcast = (x: Tensor): Tensor =>
     [x],
   );
 
-/** Panels [p, k, 8] int32 -> [p, k, 16] float32. `shift` is 16. */
-function widenPanels(panels: Tensor, shift: Tensor): Tensor {
+/** Panels of bfloat16, [p, k, 8] int32 -> [p, k, 16] float32. `one` is 1. */
+function widenPanels(panels: Tensor, one: Tensor): Tensor {
+  const shift = tf.mul(one, tf.scalar(16, 'int32'));
   const type = [typeAttribute('T', binding.TF_INT32)];
   const mask = tf.scalar(-65_536, 'int32');
   const low = bitcast(backend.executeSingleOutput('LeftShift', type, [panels, shift]));
@@ -87,43 +105,76 @@ function widenPanels(panels: Tensor, shift: Tensor): Tensor {
   return tf.reshape(tf.stack([low, high], 3), [p, k, PANEL_WIDTH]);
 }
 
+/** Words [p, ...] as so many numbers of a few bits each, the lowest first: [p, ..., numbers]. `one` is 1. */
+function unpackBits(words: Tensor, numbers: number, one: Tensor): Tensor {
+  const bits = 32 / numbers;
+  const type = [typeAttribute('T', binding.TF_INT32)];
+  const shifts = tf.mul(tf.tensor1d(Int32Array.from({ length: numbers }, (_, i) => i * bits), 'int32'), one); // prettier-ignore
+  const shifted = backend.executeSingleOutput('RightShift', type, [tf.expandDims(words, -1), shifts]);
+  return backend.executeSingleOutput('BitwiseAnd', type, [shifted, tf.scalar(2 ** bits - 1, 'int32')]);
+}
+
+/** Panels of NF4 -> [p, k, 16] float32: code x scale of its block, that scale map[code] x scale of its group + offset. */
+function widenNf4(panels: Tensor, k: number, one: Tensor): Tensor {
+  const [p, words] = panels.shape as [number, number];
+  const blocks = k / NF4_BLOCK;
+  const [nibbles, scaleCodes, perColumn] = tf.split(
+    panels,
+    [2 * k, 4 * blocks, words - 2 * k - 4 * blocks],
+    1,
+  );
+  const look = (table: Float32Array, codes: Tensor, shape: number[]): Tensor =>
+    gatherOp(tf.tensor1d(table), tf.reshape(codes, shape), 0);
+  const values = look(nf4Codes, unpackBits(nibbles, 8, one), [p, blocks, NF4_BLOCK, PANEL_WIDTH]);
+  const inGroup = look(dynamicMap, unpackBits(scaleCodes, 4, one), [p, blocks, PANEL_WIDTH]);
+  const [second, first, next, offset] = tf.unstack(tf.reshape(perColumn, [p, 4, 1, PANEL_WIDTH]), 1);
+  const isFirst = tf.less(tf.reshape(tf.range(0, blocks, 1, 'int32'), [1, blocks, 1]), second);
+  const scale = tf.where(isFirst, bitcast(first), bitcast(next));
+  const absmax = tf.add(tf.mul(inGroup, scale), bitcast(offset));
+  return tf.reshape(tf.mul(values, tf.expandDims(absmax, 2)), [p, k, PANEL_WIDTH]);
+}
+
 /**
  * A matrix in float32, [inputs, outputs].
  * @param after  in a compiled function, the result shall not be there before this is (float32): TensorFlow would widen all
  *   matrices at its start
  */
 export function widened(w: Matrix, after?: Tensor): Tensor {
-  if (!(w instanceof Bfloat16Matrix)) return w;
+  if (!(w instanceof PanelMatrix)) return w;
   const { panels, parts, shape } = w;
   return tf.tidy(() => {
-    let shift: Tensor = tf.scalar(16, 'int32');
+    let one: Tensor = tf.scalar(1, 'int32');
     if (after !== undefined) {
       const first = tf.reshape(tf.slice(tf.reshape(after, [after.size]), [0], [1]), []);
-      shift = tf.mul(shift, tf.cast(tf.greaterEqual(tf.abs(first), 0), 'int32'));
+      one = tf.cast(tf.greaterEqual(tf.abs(first), 0), 'int32');
     }
-    const columns = tf.transpose(widenPanels(panels, shift), [1, 0, 2]);
-    const padded = tf.reshape(columns, [shape[0], parts, (panels.shape[0] / parts) * PANEL_WIDTH]);
+    const wide = panels.rank === 2 ? widenNf4(panels, shape[0], one) : widenPanels(panels, one);
+    const padded = tf.reshape(tf.transpose(wide, [1, 0, 2]), [
+      shape[0],
+      parts,
+      (panels.shape[0] / parts) * PANEL_WIDTH,
+    ]);
     return tf.reshape(tf.slice(padded, [0, 0, 0], [shape[0], parts, shape[1] / parts]), [...shape]);
   });
 }
 
 /** x W, without a gradient of W: [N, inputs] -> [N, outputs]. */
 export function multiply(x: Tensor, w: Matrix): Tensor {
-  if (!(w instanceof Bfloat16Matrix)) return matMul(x, w);
+  if (!(w instanceof PanelMatrix)) return matMul(x, w);
   if (!takesOwnOps()) return tf.tidy(() => matMul(x, widened(w, x)));
   return ownOp('GrpolabProduct', attributes(w), [x, w.panels], [[x.shape[0], w.shape[1]]])[0];
 }
 
 /** dy W^T: [N, outputs] -> [N, inputs]. */
 export function multiplyTransposed(dy: Tensor, w: Matrix): Tensor {
-  if (!(w instanceof Bfloat16Matrix)) return matMul(dy, w, true);
+  if (!(w instanceof PanelMatrix)) return matMul(dy, w, true);
   if (!takesOwnOps()) return tf.tidy(() => matMul(dy, widened(w, dy), true));
   return ownOp('GrpolabProductGrad', attributes(w), [dy, w.panels], [[dy.shape[0], w.shape[0]]])[0];
 }
 
 /** x W, differentiable in x, and in W where that is a tensor. */
 export function product(x: Tensor, w: Matrix): Tensor {
-  if (!(w instanceof Bfloat16Matrix)) return matMul(x, w);
+  if (!(w instanceof PanelMatrix)) return matMul(x, w);
   const op = tf.customGrad((...args) => ({
     value: multiply(args[0] as Tensor, w),
     gradFunc: (dy: Tensor) => multiplyTransposed(dy, w),
@@ -131,14 +182,14 @@ export function product(x: Tensor, w: Matrix): Tensor {
   return op(x);
 }
 
-/** Columns of a matrix as rows: [N] int32 -> [N, inputs]. Not differentiable. */
-export function columns(w: Bfloat16Matrix, ids: Tensor): Tensor {
+/** Columns of a matrix in bfloat16 as rows: [N] int32 -> [N, inputs]. Not differentiable. */
+export function columns(w: PanelMatrix, ids: Tensor): Tensor {
   const count = ids.shape[0] as number;
   if (takesOwnOps()) return ownOp('GrpolabColumns', attributes(w), [w.panels, ids], [[count, w.shape[0]]])[0];
   return tf.tidy(() => {
     const width = tf.scalar(PANEL_WIDTH, 'int32');
     const panel = tf.floorDiv(ids, width);
-    const wide = widenPanels(gatherOp(w.panels, panel, 0), tf.scalar(16, 'int32'));
+    const wide = widenPanels(gatherOp(w.panels, panel, 0), tf.scalar(1, 'int32'));
     const place = tf.oneHot(tf.sub(ids, tf.mul(panel, width)) as never, PANEL_WIDTH, 1, 0, 'float32');
     return tf.sum(tf.mul(wide, tf.expandDims(place, 1)), 2);
   });

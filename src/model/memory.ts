@@ -1,5 +1,5 @@
 /**
- * What a GRPO step holds in memory, by part, from the model's shape alone. Everything is float32 on the device, whatever
+ * What a training step holds in memory, by part, from the model's shape alone. Everything is float32 on the device, whatever
  * the files' type, but base weights in bfloat16 where that was asked for. Letters: L layers, H hidden size, F feed-forward size, V vocabulary, D head size, Q = heads x D,
  * K = key-value heads x D, r rank; P prompts of Tp tokens with G completions of Tc tokens each, lengths padded to 16.
  *
@@ -25,10 +25,10 @@ export interface MemoryPlan {
   weights: number;
   /**
    * What sampling runs on: every matrix once more, laid out for decoding, with the adapter merged in; beside weights in 16 bits
-   * the adapter alone.
+   * the adapter alone. 0 where nothing is sampled.
    */
   merged: number;
-  /** LoRA factors: those that train, and the frozen ones of the reference. */
+  /** LoRA factors: those that train, and the frozen ones of the reference, where there is one. */
   adapter: number;
   /** The accumulated gradient, and that of one more micro-batch before it is added. */
   gradients: number;
@@ -38,7 +38,7 @@ export interface MemoryPlan {
   activations: number;
   /** Logits and probabilities of the output layer. */
   head: number;
-  /** Keys and values while sampling. */
+  /** Keys and values while sampling; 0 where nothing is sampled. */
   cache: number;
   /** The library itself, before any model. */
   runtime: number;
@@ -167,29 +167,41 @@ export function cacheBytes(config: ModelConfig, { P, G, Tp, Tc }: StepShape): nu
   return FLOAT * 2 * L * K * (prompts * bucket(Tp) + prompts * G * bucket(Tc));
 }
 
+/** What a step does beside its passes. */
+export interface PlanOptions extends PassOptions {
+  /**
+   * Batches that completions are sampled for, the largest of which decides the cache; none: as SFT without held-out replies, no
+   * merged copy and no cache. Default: the step's own, as GRPO.
+   */
+  sampled?: readonly StepShape[];
+  /** A frozen copy of the adapter is kept as the reference, as GRPO does (default); SFT and polychromic training have none. */
+  reference?: boolean;
+}
+
 /**
- * The plan of a GRPO step with LoRA.
+ * The plan of a training step with LoRA. With A the bytes of one adapter (`adapterBytes`): adapters 2 A (1 A without a reference),
+ * gradients 2 A, optimiser 5 A; total = what lasts + max(activations + head, cache).
  * @throws ConfigError  when the shape or the rank is not of integers >= 1
  */
 export function planMemory(
   config: ModelConfig,
   shape: StepShape,
   rank: number,
-  options: PassOptions = {},
+  { sampled = [shape], reference = true, ...pass }: PlanOptions = {},
 ): MemoryPlan {
   for (const [name, value] of Object.entries({ ...shape, rank }))
     if (!Number.isInteger(value) || value < 1)
       throw new ConfigError(`${name} is ${value}; expected an integer >= 1`);
   const one = adapterBytes(config, rank);
   const parts = {
-    weights: weightBytes(config, options.dtype),
-    merged: mergedBytes(config, options.dtype, rank),
-    adapter: 2 * one,
+    weights: weightBytes(config, pass.dtype),
+    merged: sampled.length === 0 ? 0 : mergedBytes(config, pass.dtype, rank),
+    adapter: (reference ? 2 : 1) * one,
     gradients: 2 * one,
     optimizer: 5 * one,
-    activations: activationBytes(config, shape, rank, options),
+    activations: activationBytes(config, shape, rank, pass),
     head: headBytes(config, shape),
-    cache: cacheBytes(config, shape),
+    cache: Math.max(0, ...sampled.map((batch) => cacheBytes(config, batch))),
     runtime: RUNTIME_BYTES,
   };
   const { activations, head, cache, ...lasting } = parts;

@@ -6,7 +6,7 @@ import { availableParallelism } from 'node:os';
 import { takesOwnOps } from '../runtime/compile';
 import { fusedGate, fusedRmsNorm } from './fused';
 import type { Matrix } from './matrix';
-import { Bfloat16Matrix, columns, gatherOp, matMul, multiply, multiplyTransposed } from './matrix';
+import { PanelMatrix, columns, gatherOp, matMul, multiply, multiplyTransposed } from './matrix';
 import { MAX_LOGITS } from './memory';
 import type { Tensor, TensorInfo } from '../runtime/tf';
 import { backend, binding, tf, typeAttribute } from '../runtime/tf';
@@ -200,7 +200,7 @@ const fromVocabulary = (p: Tensor, { matrix, transposed }: OutputHead): Tensor =
 
 /** W[:, ids]: [n] -> [n, H]. */
 function wordVectors(ids: Tensor, { matrix, transposed }: OutputHead): Tensor {
-  if (matrix instanceof Bfloat16Matrix) return columns(matrix, ids);
+  if (matrix instanceof PanelMatrix) return columns(matrix, ids);
   return transposed ? gatherOp(matrix, ids, 0) : tf.transpose(gatherOp(matrix, ids, 1));
 }
 

@@ -1,6 +1,6 @@
 /**
  * A model laid out for decoding on the CPU, and the ops of the binding that run on it (native/decode.cc). Of float32 weights a
- * copy: every matrix as panels of 16 columns, with the adapter merged in. Weights in 16 bits are panels as they are, and an
+ * copy: every matrix as panels of 16 columns, with the adapter merged in. Weights in fewer bits are panels as they are, and an
  * adapter merged into them would be rounded away: it stays beside them, in float32.
  */
 import type { OpAttribute, Tensor, TensorInfo } from '../runtime/tf';
@@ -18,7 +18,8 @@ import { fusedModules } from './load';
 import type { LoraAdapter, LoraModule } from './lora';
 import { moduleShape } from './lora';
 import type { Matrix } from './matrix';
-import { Bfloat16Matrix, PANEL_WIDTH } from './matrix';
+import { PanelMatrix } from './matrix';
+import { PANEL_WIDTH } from './panels';
 import type { QwenWeights } from './qwen3';
 
 /** Lengths of caches are multiples of a panel's width. */
@@ -60,7 +61,7 @@ export class PackedModel {
   /** Of float32 weights, the adapter merged in: of each layer qkv, o, gate and up, down; and the output head. */
   private matrices: Tensor[] = [];
   private head: Tensor | null = null;
-  /** Beside weights in 16 bits: of each of those matrices the adapter's A and B. */
+  /** Beside weights in fewer bits: of each of those matrices the adapter's A and B. */
   private factors: Tensor[] = [];
 
   constructor(
@@ -69,8 +70,8 @@ export class PackedModel {
     private readonly adapter: LoraAdapter | null,
   ) {}
 
-  private get isHalf(): boolean {
-    return this.weights.head.matrix instanceof Bfloat16Matrix;
+  private get isPanels(): boolean {
+    return this.weights.head.matrix instanceof PanelMatrix;
   }
 
   /** Lays everything out anew: to be called when the adapter, or trained weights, have changed. */
@@ -80,14 +81,14 @@ export class PackedModel {
     this.weights.layers.forEach((w, layer) => {
       for (const [key, modules] of fusedModules) {
         const matrix = w[key];
-        if (!(matrix instanceof Bfloat16Matrix))
+        if (!(matrix instanceof PanelMatrix))
           this.matrices.push(tf.tidy(() => this.merged(matrix, layer, modules)));
         else if (this.adapter !== null)
           this.factors.push(...tf.tidy(() => this.beside(matrix, layer, modules)));
       }
     });
     const { matrix, transposed, trainable } = this.weights.head;
-    if (matrix instanceof Bfloat16Matrix || (this.head !== null && !trainable)) return;
+    if (matrix instanceof PanelMatrix || (this.head !== null && !trainable)) return;
     this.head?.dispose();
     this.head = tf.tidy(() => pack(matrix, [], { transposed }));
   }
@@ -111,7 +112,7 @@ export class PackedModel {
   }
 
   /** scale x A of all modules side by side, and B of each in its own rows and columns: their product is the adapter's. */
-  private beside({ shape }: Bfloat16Matrix, layer: number, modules: readonly LoraModule[]): Tensor[] {
+  private beside({ shape }: PanelMatrix, layer: number, modules: readonly LoraModule[]): Tensor[] {
     const adapted = this.adapted(layer, modules);
     const parts = partsOf(modules);
     if (adapted.length === 0)
@@ -132,7 +133,7 @@ export class PackedModel {
     const inPlace = layers.flatMap((w) => fusedModules.map(([key]) => w[key]));
     const matrices: Matrix[] = [
       ...[embedding, this.head ?? head.matrix],
-      ...(this.isHalf ? inPlace : this.matrices),
+      ...(this.isPanels ? inPlace : this.matrices),
     ];
     const attributes = [
       floatAttribute('eps', this.config.rmsNormEps),
@@ -142,9 +143,9 @@ export class PackedModel {
       intAttribute('N', 1 + vectors.length),
       intAttribute('M', matrices.length),
       intAttribute('F', this.factors.length),
-      typeAttribute('T', this.isHalf ? binding.TF_INT32 : binding.TF_FLOAT),
+      typeAttribute('T', this.isPanels ? binding.TF_INT32 : binding.TF_FLOAT),
     ];
-    const tensors = matrices.map((m) => (m instanceof Bfloat16Matrix ? m.panels : m));
+    const tensors = matrices.map((m) => (m instanceof PanelMatrix ? m.panels : m));
     return backend.executeSingleOutput(op, attributes, [
       ...[...inputs, finalNorm, ...vectors],
       ...[...tensors, ...this.factors],

@@ -14,7 +14,7 @@ import { fusedAttention, fusedLora } from './fused';
 import type { LoraAdapter, LoraFactors, LoraModule } from './lora';
 import { LORA_TARGETS } from './peft';
 import type { Matrix } from './matrix';
-import { Bfloat16Matrix, columns, matMul, product } from './matrix';
+import { PanelMatrix, columns, matMul, product } from './matrix';
 import { gate, gatherRows, recomputed, rmsNorm, rotaryTable, rotate } from './ops';
 import type { OutputHead } from './ops';
 import {
@@ -44,8 +44,8 @@ export interface LayerWeights {
 
 /** The tensors of a Qwen3 model. */
 export interface QwenWeights {
-  /** [V, H], or [H, V] in 16 bits. */
-  embedding: Tensor | Bfloat16Matrix;
+  /** [V, H], or [H, V] in bfloat16. */
+  embedding: Tensor | PanelMatrix;
   layers: LayerWeights[];
   finalNorm: Tensor;
   head: OutputHead;
@@ -126,7 +126,7 @@ function finishLayer(net: Network, x: Tensor, attended: Tensor, layer: number): 
 
 /** The vectors of tokens: [N] int32 -> [N, H]. */
 function embed({ embedding }: QwenWeights, ids: Tensor): Tensor {
-  return embedding instanceof Bfloat16Matrix ? columns(embedding, ids) : gatherRows(embedding, ids);
+  return embedding instanceof PanelMatrix ? columns(embedding, ids) : gatherRows(embedding, ids);
 }
 
 const flat = (x: Tensor): Tensor => tf.reshape(x, [x.size]);

@@ -5,7 +5,7 @@ import { describeMachine } from '../runtime/machine';
 import type { Tensor, Variable } from '../runtime/tf';
 import { binding, tf } from '../runtime/tf';
 import { fusedModules, mergedMatrix } from '../model/load';
-import { Bfloat16Matrix } from '../model/matrix';
+import { PanelMatrix } from '../model/matrix';
 import { mergedBytes } from '../model/memory';
 import { PackedModel } from '../model/packed';
 import type { Network } from '../model/qwen3';
@@ -19,7 +19,7 @@ export interface LocalSamplerOptions {
   /**
    * Sample on a copy of the weights with the adapter merged in, as few products a token as without an adapter; false: on the
    * weights as they are, with the adapter beside them. Default: true where the copy fits into the memory that is free. Weights
-   * in 16 bits are never copied.
+   * in fewer than 32 bits are never copied.
    */
   mergeForSampling?: boolean;
 }
@@ -65,9 +65,9 @@ export class LocalSampler {
     const { mode = defaultMode(), mergeForSampling = mergedBytes(this.network.config) <= freeBytes() } =
       this.options;
     const { config, weights, adapter } = this.network;
-    const isHalf = weights.head.matrix instanceof Bfloat16Matrix;
+    const isPanels = weights.head.matrix instanceof PanelMatrix;
     const takesPacked = mode === 'graph' && !binding.isUsingGpuDevice();
-    if (isHalf ? !takesPacked : !mergeForSampling) return new GraphDecoder(this.network, this.padId, mode);
+    if (isPanels ? !takesPacked : !mergeForSampling) return new GraphDecoder(this.network, this.padId, mode);
     if (takesPacked) {
       this.packed = new PackedModel(config, weights, adapter);
       return new PackedDecoder(this.packed, this.network);

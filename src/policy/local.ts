@@ -46,7 +46,7 @@ export interface LocalPolicyOptions extends LocalSamplerOptions {
   /** Start from this PEFT directory; else a fresh adapter of `lora`, else (neither) the bare model. */
   adapterDirectory?: string;
   lora?: AdapterConfig;
-  /** How the base weights are kept: `float32` (default), or `bfloat16` in half the memory, with an adapter or nothing to train. */
+  /** How the base weights are kept: `float32` (default), `bfloat16` in half the memory, or `nf4` in about a sixth; frozen. */
   dtype?: WeightDtype;
   /** Seed of a fresh adapter. */
   seed?: number;

@@ -202,7 +202,7 @@ export const experimentSchema = z
       .enum(WEIGHT_DTYPES)
       .default('float32')
       .describe(
-        'of the frozen base weights; bfloat16 takes half the memory, and is exact for a bfloat16 checkpoint',
+        'of the frozen base weights: bfloat16 takes half the memory, and is exact for a bfloat16 checkpoint; nf4 is 4-bit',
       ),
     policy: policySchema.prefault({ type: 'local' }).describe('what trains and samples'),
     warm_start: z
