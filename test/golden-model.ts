@@ -1,5 +1,6 @@
 /** What the golden tests of the model share: full logits, and comparisons that name the largest difference. */
 import { expect } from 'vitest';
+import { toVocabulary } from '../src/model/ops';
 import { forwardPrompts } from '../src/model/qwen3';
 import type { LocalPolicy } from '../src/policy/local';
 import { tf } from '../src/runtime/tf';
@@ -19,8 +20,7 @@ export function fullLogits(
       positions: tf.tensor2d(positions as number[][], undefined, 'float32'),
     };
     const { hidden } = forwardPrompts(network, batch);
-    const { matrix, transposed } = policy.weights.head;
-    return tf.matMul(hidden as never, matrix as never, false, transposed).dataSync() as Float32Array;
+    return toVocabulary(hidden, policy.weights.head).dataSync() as Float32Array;
   });
 }
 

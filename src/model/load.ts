@@ -3,13 +3,13 @@ import { ConfigError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
-import { checkTensors, expectedTensors } from './config';
+import { checkTensors, expectedTensors, WEIGHT_DTYPES } from './config';
 import type { ModelConfig, WeightDtype } from './config';
 import type { LoraAdapter, LoraModule } from './lora';
 import { loraDelta, moduleName, moduleShape } from './lora';
 import { toBfloat16 } from './half-precision';
 import type { Matrix } from './matrix';
-import { PanelMatrix, widened } from './matrix';
+import { PanelMatrix, uploaded, widened } from './matrix';
 import { openModelWeights } from './model-weights';
 import type { LayerWeights, QwenWeights } from './qwen3';
 import type { TensorSource } from './safetensors-writer';
@@ -43,86 +43,129 @@ export interface WeightOptions {
   kind?: TensorKind;
   /** `bfloat16`: matrices and embeddings in 16 bits, frozen; `nf4`: of those the projections in 4. Norms stay in float32 (default). */
   dtype?: WeightDtype;
-  /** Gives a tensor's values in bfloat16, where that is cheaper than to round those in float32. */
-  readBfloat16?: (name: string, shape: readonly number[]) => Uint16Array;
+  /** Gives elements [begin, end) of a tensor in bfloat16, where that is cheaper than to round all of it. */
+  readBfloat16?: (name: string, begin: number, end: number) => Uint16Array;
+}
+
+/** Puts tensors on the device, and knows which. */
+class WeightPlacer {
+  private readonly made: (Tensor | PanelMatrix)[] = [];
+
+  constructor(
+    private readonly read: TensorReader,
+    private readonly options: WeightOptions,
+  ) {}
+
+  private keep<T extends Tensor | PanelMatrix>(made: T): T {
+    this.made.push(made);
+    return made;
+  }
+
+  private place(make: () => Tensor): Tensor {
+    const tensor = uploaded(make);
+    return this.keep(this.options.kind === 'variable' ? tf.variable(tensor) : tensor);
+  }
+
+  vector(name: string, length: number): Tensor {
+    return this.place(() => tf.tensor1d(this.read(name, [length])));
+  }
+
+  /** Rows of a file as they are: [rows, inputs]. */
+  table(name: string, rows: number, inputs: number): Tensor {
+    return this.place(() => tf.tensor2d(this.read(name, [rows, inputs]), [rows, inputs]));
+  }
+
+  /** Matrices of a file side by side, [inputs, outputs], as the options say. */
+  matrix(fused: Fused, inputs: number, parts = 1): Matrix {
+    const { dtype = 'float32' } = this.options;
+    const { names, widths } = fused;
+    if (dtype === 'bfloat16') return this.bfloat16(fused, inputs, parts);
+    if (dtype === 'nf4') {
+      const sources = names.map((name, i) => ({
+        ...{ rows: widths[i], read: () => this.read(name, [widths[i], inputs]) },
+      }));
+      return this.keep(PanelMatrix.quantized(sources, inputs, parts));
+    }
+    return this.place(() => {
+      const rows = names.map((name, i) =>
+        tf.tensor2d(this.read(name, [widths[i], inputs]), [widths[i], inputs]),
+      );
+      return tf.transpose(rows.length === 1 ? rows[0] : tf.concat(rows, 0));
+    });
+  }
+
+  bfloat16({ names, widths }: Fused, inputs: number, parts = 1): PanelMatrix {
+    const sources = names.map((name, i) => ({
+      rows: widths[i],
+      read: this.rowReader(name, widths[i], inputs),
+    }));
+    return this.keep(PanelMatrix.bfloat16(sources, inputs, parts));
+  }
+
+  private rowReader(name: string, rows: number, inputs: number): (begin: number, end: number) => Uint16Array {
+    const { readBfloat16: part } = this.options;
+    if (part !== undefined) return (begin, end) => part(name, begin * inputs, end * inputs);
+    const all = Uint16Array.from(this.read(name, [rows, inputs]), toBfloat16);
+    return (begin, end) => all.slice(begin * inputs, end * inputs);
+  }
+
+  dispose(): void {
+    for (const tensor of this.made) tensor.dispose();
+  }
+}
+
+function buildLayer(config: ModelConfig, placer: WeightPlacer, index: number): LayerWeights {
+  const { hiddenSize, intermediateSize, headDim } = config;
+  const at = `model.layers.${index}`;
+  const one = (name: string): Fused => ({ names: [`${at}.${name}.weight`], widths: [hiddenSize] });
+  return {
+    inputNorm: placer.vector(`${at}.input_layernorm.weight`, hiddenSize),
+    qkv: placer.matrix(qkvParts(config, index), hiddenSize),
+    qNorm: placer.vector(`${at}.self_attn.q_norm.weight`, headDim),
+    kNorm: placer.vector(`${at}.self_attn.k_norm.weight`, headDim),
+    o: placer.matrix(one('self_attn.o_proj'), config.numAttentionHeads * headDim),
+    postNorm: placer.vector(`${at}.post_attention_layernorm.weight`, hiddenSize),
+    gateUp: placer.matrix(gateUpParts(config, index), hiddenSize, 2),
+    down: placer.matrix(one('mlp.down_proj'), intermediateSize),
+  };
 }
 
 /**
  * Puts a model's weights on the device: matrices transposed to [in, out], q/k/v and gate/up fused.
  * A tied embedding is the output head as it is.
  *
- * @throws ConfigError  for trained weights in bfloat16
+ * @throws ConfigError  for trained weights in fewer than 32 bits, and sizes that these cannot have
  */
 export function buildWeights(
   config: ModelConfig,
   read: TensorReader,
-  { kind = 'constant', dtype = 'float32', readBfloat16 }: WeightOptions = {},
+  options: WeightOptions = {},
 ): QwenWeights {
-  if (dtype === 'bfloat16' && kind === 'variable')
+  const { kind = 'constant', dtype = 'float32' } = options;
+  const trainable = kind === 'variable';
+  if (!WEIGHT_DTYPES.includes(dtype))
+    throw new ConfigError(`dtype is "${String(dtype)}"; expected ${WEIGHT_DTYPES.join(', ')}`);
+  if (dtype !== 'float32' && trainable)
     throw new ConfigError(
-      'weights in bfloat16 are frozen: train an adapter (trainable: lora), or use float32',
+      `weights in ${dtype} are frozen: train an adapter (trainable: lora), or use float32`,
     );
-  const made: (Tensor | PanelMatrix)[] = [];
-  const place = (make: () => Tensor): Tensor => {
-    const tensor = tf.tidy(() => (kind === 'variable' ? tf.variable(make()) : make()));
-    made.push(tensor);
-    return tensor;
-  };
-  const half = readBfloat16 ?? ((name, shape) => Uint16Array.from(read(name, shape), toBfloat16));
-  const keep = (matrix: PanelMatrix): PanelMatrix => {
-    made.push(matrix);
-    return matrix;
-  };
-  const halves = ({ names, widths }: Fused, inputs: number, parts: number): PanelMatrix =>
-    keep(PanelMatrix.fromRows(names.map((name, i) => half(name, [widths[i], inputs])), inputs, parts)); // prettier-ignore
-  const quantized = ({ names, widths }: Fused, inputs: number, parts: number): PanelMatrix =>
-    keep(PanelMatrix.quantized(names.map((name, i) => read(name, [widths[i], inputs])), inputs, parts)); // prettier-ignore
-  const vector = (name: string, length: number): Tensor => place(() => tf.tensor1d(read(name, [length])));
-  const matrix = (fused: Fused, inputs: number, parts = 1): Matrix => {
-    if (dtype !== 'float32') return (dtype === 'nf4' ? quantized : halves)(fused, inputs, parts);
-    const { names, widths } = fused;
-    return place(() => {
-      const rows = names.map((name, i) => tf.tensor2d(read(name, [widths[i], inputs]), [widths[i], inputs]));
-      return tf.transpose(rows.length === 1 ? rows[0] : tf.concat(rows, 0));
-    });
-  };
-  const { hiddenSize, intermediateSize, headDim, vocabSize } = config;
-  const layer = (index: number): LayerWeights => {
-    const at = `model.layers.${index}`;
-    return {
-      inputNorm: vector(`${at}.input_layernorm.weight`, hiddenSize),
-      qkv: matrix(qkvParts(config, index), hiddenSize),
-      qNorm: vector(`${at}.self_attn.q_norm.weight`, headDim),
-      kNorm: vector(`${at}.self_attn.k_norm.weight`, headDim),
-      o: matrix(
-        { names: [`${at}.self_attn.o_proj.weight`], widths: [hiddenSize] },
-        config.numAttentionHeads * headDim,
-      ),
-      postNorm: vector(`${at}.post_attention_layernorm.weight`, hiddenSize),
-      gateUp: matrix(gateUpParts(config, index), hiddenSize, 2),
-      down: matrix({ names: [`${at}.mlp.down_proj.weight`], widths: [hiddenSize] }, intermediateSize),
-    };
-  };
-  const rows = (name: string): Fused => ({ names: [name], widths: [vocabSize] });
-  const outputMatrix = (): Matrix => {
-    const lmHead = rows('lm_head.weight');
-    return dtype === 'nf4' ? halves(lmHead, hiddenSize, 1) : matrix(lmHead, hiddenSize);
-  };
+  const { hiddenSize, vocabSize, tieWordEmbeddings: tied } = config;
+  const placer = new WeightPlacer(read, options);
+  const words = (name: string): Fused => ({ names: [name], widths: [vocabSize] });
+  const [input, output] = [words('model.embed_tokens.weight'), words('lm_head.weight')];
   try {
-    const table = rows('model.embed_tokens.weight');
-    const embedding =
-      dtype !== 'float32'
-        ? halves(table, hiddenSize, 1)
-        : place(() => tf.tensor2d(read(table.names[0], [vocabSize, hiddenSize]), [vocabSize, hiddenSize]));
-    const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => layer(i));
-    const finalNorm = vector('model.norm.weight', hiddenSize);
-    const trainable = kind === 'variable';
-    const head = config.tieWordEmbeddings
-      ? { matrix: embedding, transposed: dtype === 'float32', trainable }
-      : { matrix: outputMatrix(), transposed: false, trainable };
-    return { embedding, layers, finalNorm, head };
+    // The largest come first: what reading them takes beside themselves is gone when the rest is there.
+    const isFloat = dtype === 'float32';
+    const embedding = isFloat
+      ? placer.table(input.names[0], vocabSize, hiddenSize)
+      : placer.bfloat16(input, hiddenSize);
+    const untied = (): Matrix =>
+      isFloat ? placer.matrix(output, hiddenSize) : placer.bfloat16(output, hiddenSize);
+    const head = { matrix: tied ? embedding : untied(), transposed: tied && isFloat, trainable };
+    const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => buildLayer(config, placer, i));
+    return { embedding, layers, finalNorm: placer.vector('model.norm.weight', hiddenSize), head };
   } catch (error) {
-    for (const tensor of made) tensor.dispose();
+    placer.dispose();
     throw error;
   }
 }
@@ -143,7 +186,8 @@ export function loadWeights(
       [...files.tensors].map(([name, { shape }]) => ({ name, shape })),
       dir,
     );
-    const readBfloat16 = (name: string): Uint16Array => files.readBfloat16(name);
+    const readBfloat16 = (name: string, begin: number, end: number): Uint16Array =>
+      files.readBfloat16(name, begin, end);
     return buildWeights(config, (name) => files.read(name), { ...options, readBfloat16 });
   } finally {
     files.close();

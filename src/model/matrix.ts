@@ -4,10 +4,11 @@
  * checkpoint not at all. Where the ops cannot run (a GPU, XLA, op by op) graphs widen a matrix each time it is used.
  */
 import { ownOp, takesOwnOps } from '../runtime/compile';
-import { ConfigError } from '../runtime/errors';
+import { ConfigError, ShapeError } from '../runtime/errors';
 import type { OpAttribute, Tensor } from '../runtime/tf';
 import { backend, binding, intAttribute, tf, typeAttribute } from '../runtime/tf';
 import { dynamicMap, NF4_BLOCK, nf4Codes } from './nf4';
+import type { FloatRows } from './panels';
 import { nf4Panels, PANEL_WIDTH } from './panels';
 
 /** tfjs's product of matrices, or of stacks of them. */
@@ -25,6 +26,24 @@ export function gatherOp(table: Tensor, indices: Tensor, axis: number, batchDims
   return backend.executeSingleOutput('GatherV2', attributes, [table, indices, tf.scalar(axis, 'int32')]);
 }
 
+/** A tensor that is on the device: tfjs leaves one of JavaScript's numbers where it is until an op takes it. */
+export function uploaded(make: () => Tensor): Tensor {
+  return tf.tidy(() => {
+    const tensor = make();
+    const type = tensor.dtype === 'int32' ? binding.TF_INT32 : binding.TF_FLOAT;
+    return backend.executeSingleOutput('Identity', [typeAttribute('T', type)], [tensor]);
+  });
+}
+
+/** Numbers that are read from a file at a time. */
+const PIECE_ELEMENTS = 1 << 23;
+
+/** Rows of a matrix [rows, inputs] of a file, as the bits of bfloat16, row-major. */
+export interface Bfloat16Rows {
+  rows: number;
+  read: (begin: number, end: number) => Uint16Array;
+}
+
 /** A frozen matrix [inputs, outputs] in 16 bits, or in 4. */
 export class PanelMatrix {
   constructor(
@@ -39,39 +58,71 @@ export class PanelMatrix {
   ) {}
 
   /**
-   * @param values  bfloat16 bits of the transposed matrices, [outputs, inputs] row-major: as files have them, one below another
-   * @throws ConfigError  for an odd number of inputs
+   * @param sources  the transposed matrices, [rows, inputs], as files have them, one below another; read a piece at a time
+   * @throws ConfigError  for an odd number of inputs; ShapeError  for parts that are not equal
    */
-  static fromRows(values: readonly Uint16Array[], inputs: number, parts = 1): PanelMatrix {
+  static bfloat16(sources: readonly Bfloat16Rows[], inputs: number, parts = 1): PanelMatrix {
     if (inputs % 2 !== 0)
       throw new ConfigError(
         `bfloat16 weights need an even number of inputs, this model has ${inputs}: use float32`,
       );
-    const panels = tf.tidy(() => {
-      const rows = values.map((bits) => {
-        const pairs = new Int32Array(bits.buffer, bits.byteOffset, bits.length / 2);
-        return tf.tensor2d(pairs, [bits.length / inputs, inputs / 2], 'int32');
-      });
-      const all = rows.length === 1 ? rows[0] : tf.concat(rows, 0);
-      return backend.executeSingleOutput('GrpolabPackBfloat16', [intAttribute('parts', parts)], [all]);
+    const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);
+    if (!Number.isInteger(outputs / parts))
+      throw new ShapeError(`${outputs} columns in ${parts} parts: the parts are not equal`);
+    const panels = parts * Math.ceil(outputs / parts / PANEL_WIDTH);
+    const bits = tf.fill([panels, inputs, PANEL_WIDTH / 2], 0, 'int32');
+    const w = new PanelMatrix(bits, [inputs, outputs], parts);
+    try {
+      let first = 0;
+      for (const { rows, read } of sources)
+        for (let begin = 0; begin < rows;) {
+          const end = Math.min(rows, begin + Math.ceil(PIECE_ELEMENTS / inputs));
+          w.write(read(begin, end), first);
+          first += end - begin;
+          begin = end;
+        }
+    } catch (error) {
+      w.dispose();
+      throw error;
+    }
+    return w;
+  }
+
+  /** Writes bfloat16 bits [rows, inputs] as columns `first` and on. */
+  private write(bits: Uint16Array, first: number): void {
+    const [inputs, outputs] = this.shape;
+    tf.tidy(() => {
+      const aligned = bits.byteOffset % 4 === 0 ? bits : bits.slice();
+      const pairs = new Int32Array(aligned.buffer, aligned.byteOffset, bits.length / 2);
+      const rows = tf.tensor2d(pairs, [bits.length / inputs, inputs / 2], 'int32');
+      const place = [intAttribute('parts', this.parts), intAttribute('columns', outputs)];
+      backend.executeSingleOutput(
+        'GrpolabPackBfloat16',
+        [...place, intAttribute('first', first)],
+        [this.panels, rows],
+      );
     });
-    const outputs = values.reduce((sum, bits) => sum + bits.length, 0) / inputs;
-    return new PanelMatrix(panels, [inputs, outputs], parts);
+  }
+
+  /** As `bfloat16`, of bits that are in memory. */
+  static fromRows(values: readonly Uint16Array[], inputs: number, parts = 1): PanelMatrix {
+    const sources = values.map((bits) => ({
+      rows: bits.length / inputs,
+      read: (begin: number, end: number) => bits.slice(begin * inputs, end * inputs),
+    }));
+    return PanelMatrix.bfloat16(sources, inputs, parts);
   }
 
   /**
    * Quantised as bitsandbytes does, each of the matrices by itself.
-   * @param values  of the transposed matrices, [outputs, inputs] row-major, one below another
+   * @param sources  the transposed matrices, [rows, inputs] row-major, one below another; each is read when its turn comes
    * @throws ConfigError  for inputs that are no multiple of 64, or above 16,384
    */
-  static quantized(values: readonly Float32Array[], inputs: number, parts = 1): PanelMatrix {
-    const outputs = values.reduce((sum, one) => sum + one.length, 0) / inputs;
-    const { words, panels } = nf4Panels(values, inputs, outputs, parts);
-    return new PanelMatrix(
-      tf.tensor2d(words, [panels, words.length / panels], 'int32'),
-      [inputs, outputs],
-      parts,
-    );
+  static quantized(sources: readonly FloatRows[], inputs: number, parts = 1): PanelMatrix {
+    const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);
+    const { words, panels } = nf4Panels(sources, inputs, outputs, parts);
+    const records = uploaded(() => tf.tensor2d(words, [panels, words.length / panels], 'int32'));
+    return new PanelMatrix(records, [inputs, outputs], parts);
   }
 
   dispose(): void {
@@ -83,8 +134,7 @@ export class PanelMatrix {
 export type Matrix = Tensor | PanelMatrix;
 
 function attributes({ parts, shape }: PanelMatrix): OpAttribute[] {
-  const types = [typeAttribute('T', binding.TF_INT32)];
-  return [...types, intAttribute('parts', parts), intAttribute('columns', shape[1])];
+  return [intAttribute('parts', parts), intAttribute('columns', shape[1])];
 }
 
 const bitcast = (x: Tensor): Tensor =>
@@ -146,7 +196,8 @@ export function widened(w: Matrix, after?: Tensor): Tensor {
     let one: Tensor = tf.scalar(1, 'int32');
     if (after !== undefined) {
       const first = tf.reshape(tf.slice(tf.reshape(after, [after.size]), [0], [1]), []);
-      one = tf.cast(tf.greaterEqual(tf.abs(first), 0), 'int32');
+      // 1 of any number, of NaN too; a comparison of values is what TensorFlow's optimiser does not see through.
+      one = tf.maximum(tf.cast(tf.greaterEqual(first, 0), 'int32'), tf.scalar(1, 'int32'));
     }
     const wide = panels.rank === 2 ? widenNf4(panels, shape[0], one) : widenPanels(panels, one);
     const padded = tf.reshape(tf.transpose(wide, [1, 0, 2]), [
@@ -190,7 +241,7 @@ export function columns(w: PanelMatrix, ids: Tensor): Tensor {
     const width = tf.scalar(PANEL_WIDTH, 'int32');
     const panel = tf.floorDiv(ids, width);
     const wide = widenPanels(gatherOp(w.panels, panel, 0), tf.scalar(1, 'int32'));
-    const place = tf.oneHot(tf.sub(ids, tf.mul(panel, width)) as never, PANEL_WIDTH, 1, 0, 'float32');
-    return tf.sum(tf.mul(wide, tf.expandDims(place, 1)), 2);
+    const place = tf.sub(ids, tf.mul(panel, width));
+    return tf.reshape(gatherOp(wide, tf.expandDims(place, 1), 2, 1), [count, w.shape[0]]);
   });
 }

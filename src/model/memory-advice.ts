@@ -42,35 +42,52 @@ const costOf = ({ dtype, recompute }: MemoryChoice): number =>
 /** Named at a time, at most. */
 const SHOWN = 3;
 
+/** The plan's total with other settings. */
+function totalOf(
+  { config, shape, rank, options }: PlannedStep,
+  change: PlanOptions = {},
+  P = shape.P,
+): number {
+  return planMemory(config, { ...shape, P }, rank, { ...options, ...change }).total;
+}
+
 /** Those that give up more than the step does, need less than it and less than any that gives up less; cheapest first. */
 function smallerChoices(step: PlannedStep): MemoryChoice[] {
   const { dtype = 'float32', recompute = false } = step.options ?? {};
-  let least = planMemory(step.config, step.shape, step.rank, step.options).total;
+  let least = totalOf(step);
   return memoryChoices(step)
     .filter((choice) => COSTS[choice.dtype] >= COSTS[dtype] && Number(choice.recompute) >= Number(recompute))
     .sort((a, b) => costOf(a) - costOf(b))
     .filter(({ total }) => {
-      const isSmaller = total < least;
+      const isSmaller = total < least && formatBytes(total) !== formatBytes(least);
       least = Math.min(least, total);
       return isSmaller;
     });
 }
 
-/** Each setting that differs from what is in force, and what differs from the choice named before it. */
-function describeChoices(
-  choices: readonly MemoryChoice[],
-  { dtype: now = 'float32', recompute: on = false },
-) {
-  let before: WeightDtype | undefined;
-  return choices.map(({ dtype, recompute, total }, i) => {
+/** Each setting that differs from what is in force, and from the choice named before it. */
+function describeChoices(choices: readonly MemoryChoice[], step: PlannedStep): string {
+  const { dtype: now = 'float32', recompute: on = false } = step.options ?? {};
+  const described = choices.map(({ dtype, recompute, total }, i) => {
+    const goesOn = i > 0 && dtype === choices[i - 1].dtype && dtype !== now;
     const names = [
-      ...(dtype === now || dtype === before ? [] : [`dtype: ${dtype}`]),
+      ...(dtype === now || goesOn ? [] : [`dtype: ${dtype}`]),
       ...(recompute && !on ? ['training.gradient_checkpointing: true'] : []),
     ];
-    const along = dtype === before && dtype !== now ? 'with ' : '';
-    before = dtype;
-    return `${along}${names.join(' and ')} ${i === 0 ? 'would need ' : ''}${formatBytes(total)}`;
+    return `${goesOn ? 'with ' : ''}${names.join(' with ')}${i === 0 ? ' would need' : ''} ${formatBytes(total)}`;
   });
+  return described.join('; ');
+}
+
+/** The most prompts (examples) that fit, 0 when one is too many. */
+function largestBatch(step: PlannedStep, change: PlanOptions, available: number): number {
+  let [fits, high] = [0, step.shape.P];
+  while (fits < high) {
+    const middle = Math.ceil((fits + high) / 2);
+    if (totalOf(step, change, middle) <= available) fits = middle;
+    else high = middle - 1;
+  }
+  return fits;
 }
 
 /** Settings that decide a step's shape, for `memoryAdvice`: of all methods, and of GRPO. */
@@ -82,30 +99,26 @@ export const GRPO_SETTINGS = [...SHAPE_SETTINGS, 'grpo.n_generations', 'grpo.max
  * `training.gradient_checkpointing` that fit, cheapest first; where none does, the smallest, and what else to lower.
  *
  * @param available  bytes; when it is not known, every choice that needs less than the step
- * @param lower  settings that make the batch smaller
+ * @param lower  settings that make the batch smaller, `training.batch_size` the first
  */
 export function memoryAdvice(
   step: PlannedStep,
-  available: number | undefined,
+  available?: number,
   lower: readonly string[] = GRPO_SETTINGS,
 ): string {
   const smaller = smallerChoices(step);
   const fitting = smaller.filter(({ total }) => total <= (available ?? Infinity)).slice(0, SHOWN);
-  const others = `lower ${lower.join(', ')}`;
-  if (fitting.length > 0) {
-    const named = describeChoices(fitting, step.options ?? {}).join('; ');
-    return available === undefined ? `${named}; or ${others}` : named;
-  }
-  const least = smaller.at(-1);
-  const single = leastBatch(step, least);
-  if (least === undefined) return `${others}${single}`;
-  const [named] = describeChoices([least], step.options ?? {});
-  return `even ${named}; beside that, ${others}${single}`;
-}
-
-/** What one prompt (example) at a time would come to, where that is less. */
-function leastBatch({ config, shape, rank, options }: PlannedStep, least?: MemoryChoice): string {
-  const settings = { ...options, ...(least && { dtype: least.dtype, recompute: least.recompute }) };
-  const totalOf = (P: number): number => planMemory(config, { ...shape, P }, rank, settings).total;
-  return totalOf(1) < totalOf(shape.P) ? ` (training.batch_size: 1 comes to ${formatBytes(totalOf(1))})` : '';
+  const named = describeChoices(fitting.length > 0 ? fitting : smaller.slice(-1), step);
+  if (available === undefined) return `${named === '' ? '' : `${named}; or `}lower ${lower.join(', ')}`;
+  if (fitting.length > 0) return named;
+  // A smaller batch alone, else the smallest choice with it.
+  const alone = largestBatch(step, {}, available);
+  const { dtype, recompute } = smaller.at(-1) ?? step.options ?? {};
+  const change = alone > 0 ? {} : { dtype, recompute };
+  const batch = Math.max(1, alone > 0 ? alone : largestBatch(step, change, available));
+  const bytes = formatBytes(totalOf(step, change, batch));
+  const [first, ...others] = lower;
+  const size = batch < step.shape.P ? ` (${batch}: ${bytes})` : '';
+  const also = alone > 0 || named === '' ? '' : 'beside that, ';
+  return `${named === '' ? '' : `even ${named}; `}${also}lower ${[`${first}${size}`, ...others].join(', ')}`;
 }

@@ -30,9 +30,9 @@ export class ModelWeights {
     return this.owner(name).read(name);
   }
 
-  /** A tensor as the bits of bfloat16, row-major. */
-  readBfloat16(name: string): Uint16Array {
-    return this.owner(name).readBfloat16(name);
+  /** Elements [begin, end) of a tensor as the bits of bfloat16, row-major. */
+  readBfloat16(name: string, begin?: number, end?: number): Uint16Array {
+    return this.owner(name).readBfloat16(name, begin, end);
   }
 
   /** The stored bytes of a tensor. */

@@ -190,8 +190,8 @@ export interface OutputHead {
   trainable: boolean;
 }
 
-/** h W: [n, H] -> [n, V]. */
-const toVocabulary = (h: Tensor, { matrix, transposed }: OutputHead): Tensor =>
+/** Logits h W of states: [n, H] -> [n, V]. */
+export const toVocabulary = (h: Tensor, { matrix, transposed }: OutputHead): Tensor =>
   transposed ? matMul(h, matrix as Tensor, true) : multiply(h, matrix);
 
 /** W p: [n, V] -> [n, H]. */

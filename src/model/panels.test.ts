@@ -8,6 +8,11 @@ import { tf } from '../runtime/tf';
 import { multiply, multiplyTransposed, PanelMatrix, widened } from './matrix';
 import { dequantizeNf4, quantizeNf4 } from './nf4';
 
+function quantized(values: readonly Float32Array[], inputs: number, parts = 1): PanelMatrix {
+  const sources = values.map((one) => ({ rows: one.length / inputs, read: () => one }));
+  return PanelMatrix.quantized(sources, inputs, parts);
+}
+
 /** Both ways of each product with the unit matrix, and the graph that widens: all are W, [inputs, outputs]. */
 function everyWay(w: PanelMatrix): Record<string, Float32Array> {
   const [inputs, outputs] = w.shape;
@@ -60,7 +65,7 @@ describe('a matrix in NF4', () => {
   it.each(golden.matrices)(
     "has the weights of bitsandbytes' ($name)",
     ({ shape: [, inputs], values, double }) => {
-      const w = PanelMatrix.quantized([floats(values)], inputs);
+      const w = quantized([floats(values)], inputs);
       const expected = transposed(floats(double.dequantised), inputs);
       // Its mean of the scales is summed in float32: an ulp of ours, of which each scale may have one.
       const largest = Math.max(...expected.map(Math.abs));
@@ -84,7 +89,7 @@ describe('a matrix in NF4', () => {
     'has the weights of its matrices, each quantised by itself, to the bit ($inputs inputs, $widths, $parts parts)',
     ({ inputs, widths, parts }) => {
       const values = widths.map((width, i) => draws(width * inputs, `${inputs} ${i}`));
-      const w = PanelMatrix.quantized(values, inputs, parts);
+      const w = quantized(values, inputs, parts);
       const rows = widths.flatMap((width, i) => [...dequantizeNf4(quantizeNf4(values[i], [width, inputs]))]);
       expectSame(everyWay(w), transposed(Float32Array.from(rows), inputs));
       w.dispose();
@@ -92,7 +97,7 @@ describe('a matrix in NF4', () => {
   );
 
   it.each([32, 96, 16_448])('is refused for %i inputs', (inputs) => {
-    const make = (): PanelMatrix => PanelMatrix.quantized([new Float32Array(inputs)], inputs);
+    const make = (): PanelMatrix => quantized([new Float32Array(inputs)], inputs);
     expect(make).toThrow(`multiple of 64 and at most 16384, this model has one of ${inputs}: use bfloat16`);
   });
 });

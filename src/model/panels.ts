@@ -6,6 +6,12 @@ import { NF4_ABSMAX_BLOCK, NF4_BLOCK, quantizeNf4 } from './nf4';
 /** Columns of a panel. */
 export const PANEL_WIDTH = 16;
 
+/** A matrix [rows, inputs] of a file, row-major. */
+export interface FloatRows {
+  rows: number;
+  read: () => Float32Array;
+}
+
 /** The records of panels, one after the other. */
 interface Nf4Records {
   words: Int32Array;
@@ -51,7 +57,7 @@ function writeColumn(
  * @throws ConfigError  for inputs that are no multiple of 64, or so many that the blocks of a column lie in three groups
  */
 export function nf4Panels(
-  values: readonly Float32Array[],
+  sources: readonly FloatRows[],
   inputs: number,
   outputs: number,
   parts: number,
@@ -68,9 +74,8 @@ export function nf4Panels(
   const words = new Int32Array(parts * each * size);
   const records = { words, floats: new Float32Array(words.buffer), size, inputs };
   let output = 0;
-  for (const one of values) {
-    const rows = one.length / inputs;
-    const quantized = quantizeNf4(one, [rows, inputs]);
+  for (const { rows, read } of sources) {
+    const quantized = quantizeNf4(read(), [rows, inputs]);
     for (let row = 0; row < rows; row++, output++) {
       const inPart = output % width;
       const panel = Math.floor(output / width) * each + Math.floor(inPart / PANEL_WIDTH);

@@ -43,7 +43,10 @@ export class SafetensorsFile {
    * @throws CheckpointError  for a missing tensor or one of another type
    */
   read(name: string): Float32Array {
-    const info = this.info(name);
+    return this.floats(this.info(name));
+  }
+
+  private floats(info: TensorInfo): Float32Array {
     const out = new Float32Array(elementCount(info.shape));
     if (info.dtype === 'F32') {
       this.fill(new Uint8Array(out.buffer), info);
@@ -65,15 +68,22 @@ export class SafetensorsFile {
   }
 
   /**
-   * A floating-point tensor as the bits of bfloat16, row-major. BF16 is exact; others are rounded to the nearest.
+   * Elements [begin, end) of a floating-point tensor as the bits of bfloat16, row-major. BF16 is exact; others are rounded to the
+   * nearest.
    *
    * @throws CheckpointError  for a missing tensor or one of another type
    */
-  readBfloat16(name: string): Uint16Array {
+  readBfloat16(name: string, begin = 0, end?: number): Uint16Array {
     const info = this.info(name);
-    if (info.dtype !== 'BF16') return Uint16Array.from(this.read(name), toBfloat16);
-    const out = new Uint16Array(elementCount(info.shape));
-    this.fill(new Uint8Array(out.buffer), info);
+    const last = end ?? elementCount(info.shape);
+    const itemBytes = bytesPerElement(info.dtype);
+    const part = { ...info, offset: info.offset + begin * itemBytes, byteLength: (last - begin) * itemBytes };
+    const out = new Uint16Array(last - begin);
+    if (info.dtype !== 'BF16') {
+      this.floats({ ...part, shape: [last - begin] }).forEach((value, i) => (out[i] = toBfloat16(value)));
+      return out;
+    }
+    this.fill(new Uint8Array(out.buffer), part);
     return out;
   }
 

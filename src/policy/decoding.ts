@@ -8,7 +8,7 @@ import type { CompiledFunction, ExecutionMode } from '../runtime/compile';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import { bucket } from '../model/memory';
-import { writeRows, writeRowsCopy } from '../model/ops';
+import { toVocabulary, writeRows, writeRowsCopy } from '../model/ops';
 import type { PackedModel } from '../model/packed';
 import { packedCache } from '../model/packed';
 import { forwardDecode, forwardPrompts } from '../model/qwen3';
@@ -166,8 +166,7 @@ export class GraphDecoder implements Decoder {
 
   /** Logits of states [N, H]. */
   private logits(hidden: Tensor): Tensor {
-    const { matrix, transposed } = this.network.weights.head;
-    return tf.matMul(hidden as never, matrix as never, false, transposed);
+    return toVocabulary(hidden, this.network.weights.head);
   }
 
   /** (ids, mask, positions, uniforms [P*G], bias [V]) -> what is drawn, keys and values of every layer. */
