@@ -1,6 +1,6 @@
 // Our steps beside those of TRL, PEFT and transformers, in turn on the same machine:
 //   node bench/race.mjs --python PYTHON [--models S,M] [--cases grpo-4x4,grpo-2x8,sft,generate] [--dtypes float32]
-//     [--rounds 3] [--steps 5]
+//     [--rounds 3] [--steps 5] [--warmup 2]
 // Models are S, M or 0.6B (whose cases are grpo-2x4, sft-2x4), dtypes float32 or bfloat16, of the base weights on both sides.
 // PYTHON has torch, transformers, peft, trl and datasets. Each measurement is a process of its own; a table of medians, minima,
 // ratios, peak memory and the bound by floating-point operations goes to standard output, all numbers to --output.
@@ -29,6 +29,7 @@ const { values } = parseArgs({
     dtypes: { type: 'string', default: 'float32' },
     rounds: { type: 'string', default: '3' },
     steps: { type: 'string', default: '5' },
+    warmup: { type: 'string', default: '2' },
     output: { type: 'string', default: 'runs/race' },
   },
 });

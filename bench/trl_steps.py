@@ -1,11 +1,11 @@
 """Times TRL's GRPO step, PEFT's SFT step, or generation by transformers, on this machine's processor, as `grpolab bench` times ours.
 
     python bench/trl_steps.py --model DIR --what grpo|sft|generate --shape P=4,G=4,Tp=96,Tc=48 [--steps 5] [--threads 2]
-        [--dtype float32|bfloat16]
+        [--dtype float32|bfloat16] [--warmup 2]
 
 The same work: base weights of that type (bfloat16: activations too), LoRA r=16 on the seven projections, random prompts of Tp tokens, completions of exactly Tc tokens at
 temperature 0.8 and top-p 0.9, KL to the bare model with beta 0.1, one AdamW step, gradient checkpointing off (TRL's default is on,
-which is slower). Two steps warm up. Prints one JSON object: seconds of each step, peak memory, and the speed of a large matrix
+which is slower). Prints one JSON object: seconds of each step, peak memory, and the speed of a large matrix
 product, which bounds any implementation. Needs torch, transformers, peft, and for `grpo` trl and datasets.
 """
 
@@ -22,11 +22,12 @@ parser.add_argument("--what", default="grpo", choices=["grpo", "sft", "generate"
 parser.add_argument("--shape", default="P=4,G=4,Tp=96,Tc=48")
 parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--warmup", type=int, default=2, help="steps before the measured ones")
 parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
 options = parser.parse_args()
 shape = {name: int(value) for name, value in (part.split("=") for part in options.shape.split(","))}
 P, G, TP, TC = (shape[name] for name in ("P", "G", "Tp", "Tc"))
-WARM_UP = 2
+WARM_UP = options.warmup
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 # What a library prints belongs on standard error: standard output is the result.

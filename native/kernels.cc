@@ -88,6 +88,8 @@ INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const B* 
 #pragma GCC unroll 64
   for (int i = 0; i < R * kParts; i++) sums[i / kParts][i % kParts] = Register{};
   for (int64_t i = 0; i < k; i++) {
+    // Across a page, where the processor's own prefetching stops.
+    __builtin_prefetch(reinterpret_cast<const char*>(b + i * ldb) + 4096);
     Register line[kParts];
 #pragma GCC unroll 4
     for (int p = 0; p < kParts; p++) line[p] = Line(b + i * ldb + p * kLanes);
@@ -185,10 +187,10 @@ void WidenNf4Rows(const uint32_t* x, const float* scales, int64_t rows, float* o
                          0.7229568362236023f,
                          1};
   const Bits shifts = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
+  const Bits lower = {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, 0, 0, 0, 0, 0, 0, 0, 0};
   const Vector scale = Load(scales);
   for (int64_t i = 0; i < rows; i++) {
-    const uint32_t a = x[2 * i], b = x[2 * i + 1];
-    const Bits words = {a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b};
+    const Bits words = ((Bits{} + x[2 * i]) & lower) | ((Bits{} + x[2 * i + 1]) & ~lower);
     const Integers codes = reinterpret_cast<Integers>((words >> shifts) & 15);
     Store(out + i * kWidth, __builtin_shuffle(values, codes) * scale);
   }
