@@ -193,7 +193,8 @@ console.log(
   `${machine.cpu}, ${machine.cores} cores, Node ${machine.node}; ${JSON.stringify(results[0].versions)}; ${rounds} rounds of ${steps} steps in turn\n`,
 );
 console.log(
-  '| model | case | weights | shape | ours, s | min | theirs, s | min | theirs / ours | of minima | peak GiB | bound, s | ours / bound |',
+  '| model | case | weights | shape | ours, s | min | theirs, s | min | theirs / ours | of minima | peak GiB ' +
+    '| bound, s | ours / bound |',
 );
 console.log(`|${'---|'.repeat(13)}`);
 for (const one of results) console.log(`| ${line(one)} |`);

@@ -1,12 +1,12 @@
-"""Times TRL's GRPO step, PEFT's SFT step, or generation by transformers, on this machine's processor, as `grpolab bench` times ours.
+"""Times TRL's GRPO step, PEFT's SFT step, or generation by transformers, on a processor, as `grpolab bench` times ours.
 
     python bench/trl_steps.py --model DIR --what grpo|sft|generate --shape P=4,G=4,Tp=96,Tc=48 [--steps 5] [--threads 2]
         [--dtype float32|bfloat16] [--warmup 2]
 
-The same work: base weights of that type (bfloat16: activations too), LoRA r=16 on the seven projections, random prompts of Tp tokens, completions of exactly Tc tokens at
-temperature 0.8 and top-p 0.9, KL to the bare model with beta 0.1, one AdamW step, gradient checkpointing off (TRL's default is on,
-which is slower). Prints one JSON object: seconds of each step, peak memory, and the speed of a large matrix
-product, which bounds any implementation. Needs torch, transformers, peft, and for `grpo` trl and datasets.
+The same work: LoRA r=16 on the seven projections, base weights (and with bfloat16 activations too) of that type, random prompts of
+Tp tokens, completions of exactly Tc tokens at temperature 0.8 and top-p 0.9, KL to the bare model with beta 0.1, one AdamW step,
+gradient checkpointing off (TRL's default is on, which is slower). Prints one JSON object: seconds of each step, peak memory, and the
+speed of a large matrix product, which bounds any implementation. Needs torch, transformers, peft, and for `grpo` trl and datasets.
 """
 
 import argparse

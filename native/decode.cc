@@ -427,9 +427,9 @@ void ComputePrefill(void* state, TF_OpKernelContext* context) {
 void ComputeDecode(void* state, TF_OpKernelContext* context) {
   OpInputs in(context);
   if (!in.ok()) return;
-  if (!HasWeights(in, 6, *static_cast<Options*>(state)) || in.size(3) != 1) return FailOp(context, "GrpolabDecode: weights are missing");
-  const Cache prompt(in, 4), own(in, 5);
   const auto& options = *static_cast<Options*>(state);
+  if (!HasWeights(in, 6, options) || in.size(3) != 1) return FailOp(context, "GrpolabDecode: weights are missing");
+  const Cache prompt(in, 4), own(in, 5);
   const Model model(in, 6, prompt, options);
   Tokens tokens;
   tokens.rows = in.ints(2);

@@ -392,6 +392,6 @@ double Masses(const float* x, const float* bias, float temperature, float max, i
 
 extern const Kernels GRPOLAB_KERNELS;
 const Kernels GRPOLAB_KERNELS = {
-    Product<float>, Product<uint16_t>, Widen, WidenNf4Rows, Transpose, NormRows, NormRotate,   NormRotateGrad,      Norm,      NormGrad,  Gate,
-    GateGrad, Exponentials, ShiftedExponentials, GatedTile, LargestOf, Masses,
+    Product<float>, Product<uint16_t>, Widen, WidenNf4Rows, Transpose, NormRows,     NormRotate,          NormRotateGrad,
+    Norm,           NormGrad,          Gate,  GateGrad,     Exponentials, ShiftedExponentials, GatedTile, LargestOf, Masses,
 };

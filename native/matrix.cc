@@ -2,7 +2,6 @@
 // same as graphs of TensorFlow's ops). Weights are widened to float32 a few panels at a time; all arithmetic is in float32.
 //
 //   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
-//   GrpolabPackBfloat16(panels [p, k, 8], rows [m, k / 2]) -> m: bfloat16 rows of a file, two in each int32, into panels
 //   GrpolabProduct(x [N, k], panels) -> x W [N, n]
 //   GrpolabProductGrad(dy [N, n], panels) -> dy W^T [N, k]
 //   GrpolabColumns(panels, ids [N]) -> columns of W as rows [N, k]
@@ -69,7 +68,7 @@ Columns::Columns(int64_t panel, int64_t panels, int64_t n, int64_t parts) {
 namespace {
 
 struct Options {
-  int64_t parts = 1, columns = 0, first = 0;
+  int64_t parts = 1, columns = 0;
 };
 
 void* Create(TF_OpKernelConstruction* construction) {
@@ -77,14 +76,6 @@ void* Create(TF_OpKernelConstruction* construction) {
   auto* options = new Options();
   TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
   TF_OpKernelConstruction_GetAttrInt64(construction, "columns", &options->columns, status.status);
-  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
-  return options;
-}
-
-void* CreateFirst(TF_OpKernelConstruction* construction) {
-  auto* options = static_cast<Options*>(Create(construction));
-  OpStatus status;
-  TF_OpKernelConstruction_GetAttrInt64(construction, "first", &options->first, status.status);
   if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
   return options;
 }
@@ -98,38 +89,6 @@ void Destroy(void* state) {
 bool Fits(const Panels& w, const Options& options) {
   return w.ok() && options.parts > 0 && options.columns % options.parts == 0 &&
          w.panels == options.parts * Ceil(options.columns / options.parts);
-}
-
-// Writes the rows as columns [first, first + rows) into the panels themselves: a large matrix comes in pieces.
-void ComputePackBfloat16(void* state, TF_OpKernelContext* context) {
-  OpInputs in(context);
-  if (!in.ok()) return;
-  const auto& options = *static_cast<Options*>(state);
-  const Panels w(in, 0);
-  const int64_t k = w.k, count = in.dim(1, 0), first = options.first;
-  if (!Fits(w, options) || 2 * in.dim(1, 1) != k || first < 0 || first + count > options.columns)
-    return FailOp(context, "GrpolabPackBfloat16: the rows do not fit the panels");
-  auto* done = static_cast<int32_t*>(AllocateOutput(context, 0, TF_INT32, {}));
-  if (done == nullptr) return;
-  *done = static_cast<int32_t>(count);
-  auto* panels = static_cast<uint16_t*>(const_cast<void*>(w.data));
-  const auto* rows = static_cast<const uint16_t*>(in.data(1));
-  const int64_t width = options.columns / options.parts, each = w.panels / options.parts;
-  // A task has the columns of one panel.
-  std::vector<std::pair<int64_t, int64_t>> tasks;
-  for (int64_t c = first; c < first + count;) {
-    const int64_t in_part = c % width, end = std::min(width, (in_part / kWidth + 1) * kWidth);
-    tasks.push_back({c, std::min(c + end - in_part, first + count)});
-    c = tasks.back().second;
-  }
-  ParallelFor(context, static_cast<int64_t>(tasks.size()), [&](int64_t task) {
-    const auto [begin, end] = tasks[task];
-    const int64_t panel = begin / width * each + begin % width / kWidth;
-    uint16_t* to = panels + panel * k * kWidth + begin % width % kWidth;
-    const uint16_t* from = rows + (begin - first) * k;
-    for (int64_t i = 0; i < k; i++)
-      for (int64_t j = 0; j < end - begin; j++) to[i * kWidth + j] = from[j * k + i];
-  });
 }
 
 // Attributes: transposed (the matrix is [n, k]), parts (its columns are that many equal parts, each padded by itself),
@@ -335,15 +294,8 @@ void RegisterMatrixOps() {
               Guarded<ComputePack>,
               Destroy<PackOptions>});
   const std::vector<const char*> shape = {"parts: int", "columns: int"};
-  RegisterOp({"GrpolabPackBfloat16",
-              {"panels: int32", "rows: int32"},
-              {"count: int32"},
-              {"parts: int", "columns: int", "first: int"},
-              CreateFirst,
-              Guarded<ComputePackBfloat16>,
-              Destroy<Options>});
-  RegisterOp({"GrpolabProduct", {"x: float", "panels: int32"}, {"y: float"}, shape, Create, Guarded<ComputeProduct>, Destroy<Options>,
-              false});
+  RegisterOp({"GrpolabProduct", {"x: float", "panels: int32"}, {"y: float"}, shape, Create, Guarded<ComputeProduct>,
+              Destroy<Options>, false});
   RegisterOp({"GrpolabProductGrad", {"dy: float", "panels: int32"}, {"dx: float"}, shape, Create,
               Guarded<ComputeProductGrad>, Destroy<Options>, false});
   RegisterOp({"GrpolabColumns", {"panels: int32", "ids: int32"}, {"rows: float"}, shape, Create, Guarded<ComputeColumns>,

@@ -38,6 +38,24 @@ describe('grpolab bench', () => {
     expect(result.tokens_per_s).toBeCloseTo(16 / result.step.median_s, 6);
   });
 
+  it('takes the type of the base weights and recomputation, and says what loading took', async () => {
+    const options = ['--dtype', 'bfloat16', '--recompute', '--steps', '1', '--warmup', '0'];
+    const argv = ['bench', '--model', model, '--shape', 'P=1,G=2,Tp=8,Tc=4', ...options];
+    const { stdout } = await runCli(argv);
+    expect(stdout).toMatch(
+      /^loaded in [\d.]+ s, peak RSS [\d.]+ GiB\ngrpo, .* weights in bfloat16, layers recomputed: /,
+    );
+    const json = JSON.parse((await runCli([...argv, '--json'])).stdout) as Record<string, unknown>;
+    expect(json).toMatchObject({
+      dtype: 'bfloat16',
+      recompute: true,
+      load: { seconds: expect.any(Number) as number },
+    });
+    const refused = await runCli([...argv.slice(0, 5), '--dtype', 'float16']);
+    expect(refused.code).toBe(2);
+    expect(refused.stderr).toMatch(/--dtype is "float16"; expected float32, bfloat16, nf4/);
+  });
+
   it('tells where a step spends its time', async () => {
     const argv = ['bench', '--model', model, '--shape', 'P=2,G=2,Tp=8,Tc=4', '--steps', '1', '--profile'];
     const json = await runCli([...argv, '--json']);

@@ -12,13 +12,18 @@ import { Random } from '../runtime/random';
 import { binding } from '../runtime/tf';
 import { Stopwatch } from '../train/loop';
 import { WEIGHT_DTYPES } from '../model/config';
-import type { StepShape } from '../model/memory';
+import type { ModelConfig } from '../model/config';
+import { planMemory } from '../model/memory';
+import type { PassOptions, StepShape } from '../model/memory';
 import { LORA_TARGETS } from '../model/peft';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { openModelDirectory } from './open-model';
 import { parseShape } from './shape';
+
+/** Of the adapter. */
+const RANK = 16;
 
 const loss = (shape: StepShape): GrpoLoss => ({
   ...{ kind: 'grpo', type: 'dapo', epsilonLow: 0.2, epsilonHigh: 0.2, beta: 0.1, klBiasCorrection: true },
@@ -118,6 +123,15 @@ async function runStep(
   if (what === 'grpo') await grpoUpdate(policy, shape, rollouts, watch);
 }
 
+/** The plan of what is measured; of sampling alone there is none. */
+function plannedBytes(what: string, config: ModelConfig, shape: StepShape, pass: PassOptions): number | null {
+  if (what === 'generate') return null;
+  const options = { ...pass, fused: defaultMode() === 'graph' && !binding.isUsingGpuDevice() };
+  if (what === 'grpo') return planMemory(config, shape, RANK, options).total;
+  return planMemory(config, { ...shape, P: shape.P * shape.G, G: 1 }, RANK, { ...options, sampled: [] })
+    .total;
+}
+
 const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
 
 function summary(seconds: readonly number[]): { median_s: number; min_s: number; all_s: number[] } {
@@ -127,7 +141,7 @@ function summary(seconds: readonly number[]): { median_s: number; min_s: number;
   return { median_s: middle, min_s: sorted[0], all_s: [...seconds] };
 }
 
-/** Runs and measures `steps` steps after two that warm up. */
+/** Runs and measures `steps` steps after those that warm up. */
 async function measureSteps(
   what: string,
   policy: LocalPolicy,
@@ -136,7 +150,7 @@ async function measureSteps(
   args: Arguments,
   io: Io,
 ): Promise<{ watches: Stopwatch[]; ops: OpProfile[] | undefined }> {
-  const warmup = 2;
+  const warmup = args.integer('warmup', { min: 0 });
   const total = steps + warmup;
   const progress = new Progress({
     label: `bench ${what}`,
@@ -169,7 +183,7 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
   const steps = args.integer('steps', { min: 1 });
   const modelDirectory = await openModelDirectory(args, io);
   const lora = {
-    ...{ base_model_name_or_path: null, r: 16, lora_alpha: 16, lora_dropout: 0, use_rslora: false },
+    ...{ base_model_name_or_path: null, r: RANK, lora_alpha: 16, lora_dropout: 0, use_rslora: false },
     target_modules: [...LORA_TARGETS],
   };
   const dtype = args.choice('dtype', WEIGHT_DTYPES);
@@ -191,6 +205,7 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
     ),
     tokens_per_s: (shape.P * shape.G * shape.Tc) / step.median_s,
     peak_rss_bytes: peakBytes(),
+    planned_bytes: plannedBytes(what, policy.config, shape, { dtype, recompute: gradientCheckpointing }),
     ...(ops === undefined ? {} : { ops }),
   };
   const output = new LineWriter(io.stdout);
@@ -210,6 +225,7 @@ interface BenchResult {
   phases: Record<string, { median_s: number; min_s: number }>;
   tokens_per_s: number;
   peak_rss_bytes: number;
+  planned_bytes: number | null;
   ops?: OpProfile[];
 }
 
@@ -239,6 +255,7 @@ function readable({
   phases,
   tokens_per_s: rate,
   peak_rss_bytes: peak,
+  planned_bytes: planned,
   ops,
 }: BenchResult): string[] {
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
@@ -250,7 +267,7 @@ function readable({
       ([name, { median_s: median, min_s: min }]) =>
         `  ${name.padEnd(16)} ${median.toFixed(3)} s (min ${min.toFixed(3)})`,
     ),
-    `${rate.toFixed(0)} completion tokens/s, peak RSS ${gib(peak)}`,
+    `${rate.toFixed(0)} completion tokens/s, peak RSS ${gib(peak)}${planned === null ? '' : ` (planned ${gib(planned)})`}`,
     ...(ops === undefined ? [] : profileLines(ops)),
   ];
 }

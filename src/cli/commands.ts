@@ -5,7 +5,7 @@
 import { DEFAULTS, GRPO_RATES, shippedPath, SIZES } from '../study/settings';
 import type { Command } from './command';
 import { evaluate, figures } from './evaluation-commands';
-import { ADAPTER, EMBEDDING, INPUT, JSON_LINES, MODEL } from './shared-options';
+import { ADAPTER, DTYPE, EMBEDDING, INPUT, JSON_LINES, MODEL } from './shared-options';
 
 const doctor: Command = {
   name: 'doctor',
@@ -167,7 +167,7 @@ const logprobs: Command = {
   name: 'logprobs',
   summary: 'log-probabilities of given tokens',
   usage: '--model M [--adapter DIR] --input F --json',
-  options: { ...MODEL, ...ADAPTER, ...INPUT, ...JSON_LINES },
+  options: { ...MODEL, ...ADAPTER, ...DTYPE, ...INPUT, ...JSON_LINES },
   details: [
     'Input lines have token_ids and an optional prompt_length (default 1, the tokens that are only context).',
     'Output lines: {"log_probs", "sum", "perplexity"}: natural logarithms, of the tokens from prompt_length to the end.',
@@ -182,6 +182,7 @@ const generate: Command = {
   options: {
     ...MODEL,
     ...ADAPTER,
+    ...DTYPE,
     ...INPUT,
     n: {
       value: 'N',
@@ -317,7 +318,7 @@ const bench: Command = {
   name: 'bench',
   summary: 'seconds of a GRPO step, an SFT step or sampling, by phase',
   usage:
-    '--what grpo|sft|generate --model M --shape P=4,G=4,Tp=96,Tc=48 [--steps 6] [--dtype D] [--recompute] [--profile] [--json]',
+    '--what grpo|sft|generate --model M --shape S [--steps 6] [--dtype D] [--recompute] [--profile] [--json]',
   options: {
     ...MODEL,
     what: { value: 'W', default: 'grpo', describe: 'grpo, sft or generate' },
@@ -326,8 +327,9 @@ const bench: Command = {
       default: 'P=4,G=4,Tp=96,Tc=48',
       describe: 'prompts, completions a prompt, tokens of a prompt, tokens of a completion',
     },
-    steps: { value: 'N', default: '6', describe: 'measured steps, after 2 that warm up' },
-    dtype: { value: 'D', default: 'float32', describe: 'of the base weights: float32, bfloat16 or nf4' },
+    steps: { value: 'N', default: '6', describe: 'measured steps' },
+    warmup: { value: 'N', default: '2', describe: 'steps before them, which compile and warm up' },
+    ...DTYPE,
     recompute: { describe: 'layers are computed again in the backward pass: less memory, more time' },
     profile: { describe: 'one step more, with the time of each kind of op' },
     json: { describe: 'one JSON object' },

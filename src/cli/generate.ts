@@ -1,7 +1,7 @@
 /** `grpolab generate`: replies sampled for every input line. */
 import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
-import { readModelConfig } from '../model/config';
+import { readModelConfig, WEIGHT_DTYPES } from '../model/config';
 import { loadTokenizer } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
 import { LocalPolicy } from '../policy/local';
@@ -74,7 +74,8 @@ export async function generate(args: Arguments, io: Io): Promise<number> {
       maxNewTokens: options.maxNewTokens,
     }),
   );
-  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory: args.text('adapter') });
+  const dtype = args.choice('dtype', WEIGHT_DTYPES);
+  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory: args.text('adapter'), dtype });
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'generate', unit: 'prompts', total: lines.length },

@@ -4,7 +4,7 @@ import { parserOf } from '../data/records';
 import { DataError } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
-import { readModelConfig } from '../model/config';
+import { readModelConfig, WEIGHT_DTYPES } from '../model/config';
 import type { ModelConfig } from '../model/config';
 import { LocalPolicy } from '../policy/local';
 import type { Sequence } from '../policy/policy';
@@ -51,7 +51,8 @@ export async function logprobs(args: Arguments, io: Io): Promise<number> {
   const modelDirectory = await openModelDirectory(args, io);
   const config = readModelConfig(modelDirectory);
   const lines = await readInput(args, io, (value) => parseSequence(value, config));
-  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory: args.text('adapter') });
+  const dtype = args.choice('dtype', WEIGHT_DTYPES);
+  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory: args.text('adapter'), dtype });
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'logprobs', unit: 'lines', total: lines.length },

@@ -1,6 +1,6 @@
 /** The command line: finds the command, runs it, and turns whatever happens into a line and an exit code. */
 import { JudgeError } from '../rewards/judge-error';
-import { GrpolabError, messageOf, NumericError, RemoteError } from '../runtime/errors';
+import { GrpolabError, MemoryError, messageOf, NumericError, RemoteError } from '../runtime/errors';
 import { errorCode } from '../runtime/files';
 import { ownVersion } from '../runtime/machine';
 import { nearest } from '../runtime/strict';
@@ -55,8 +55,8 @@ function report(error: unknown, argv: readonly string[], io: Io): number {
   io.stderr.write(`grpolab: ${expected ? '' : `${argv[0]} failed: `}${line}${advice}\n`);
   if (debug && error instanceof Error) io.stderr.write(`${error.stack}\n`);
   // What was given may be right, and the run failed all the same.
-  const failed =
-    !expected || error instanceof NumericError || error instanceof JudgeError || error instanceof RemoteError;
+  const kinds = [NumericError, JudgeError, RemoteError, MemoryError];
+  const failed = !expected || kinds.some((kind) => error instanceof kind);
   return failed ? EXIT.failed : EXIT.usage;
 }
 

@@ -4,6 +4,8 @@ import type { Stats } from 'node:fs';
 import path from 'node:path';
 import { ConfigError, messageOf } from '../runtime/errors';
 import { atomicWriteFile, readJsonFile } from '../runtime/files';
+import type { WeightDtype } from '../model/config';
+import { openModelWeights } from '../model/model-weights';
 import { LocalPolicy } from '../policy/local';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
@@ -33,12 +35,21 @@ async function recordDtype(output: string, dtype: Dtype): Promise<void> {
   await atomicWriteFile(file, `${JSON.stringify({ ...config, [key]: TORCH_NAMES[dtype] }, null, 2)}\n`);
 }
 
+/** The smallest type that holds a model's weights exactly. */
+function exactDtype(modelDirectory: string): WeightDtype {
+  const files = openModelWeights(modelDirectory);
+  const isHalf = [...files.tensors.values()].every(({ dtype }) => dtype === 'BF16');
+  files.close();
+  return isHalf ? 'bfloat16' : 'float32';
+}
+
 export async function merge(args: Arguments, io: Io): Promise<number> {
   const output = args.required('output');
   const dtype = args.choice('dtype', Object.keys(TORCH_NAMES) as Dtype[]);
   refuseOccupied(output);
   const modelDirectory = await openModelDirectory(args, io);
-  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory: args.required('adapter') });
+  const adapterDirectory = args.required('adapter');
+  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory, dtype: exactDtype(modelDirectory) });
   try {
     await policy.saveMerged(output, dtype.toUpperCase() as Uppercase<Dtype>);
     await recordDtype(output, dtype);

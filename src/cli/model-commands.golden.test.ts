@@ -80,6 +80,16 @@ describe.each(names)('the commands on %s, against transformers', (name) => {
     for (const value of whole.log_probs) expect(Math.fround(value)).toBe(value);
   });
 
+  it.runIf(name.includes('bf16'))(
+    'with --dtype bfloat16 gives the same: the weights are exact, the arithmetic is in float32',
+    async () => {
+      const { input_ids: ids, logprobs_f64: expected } = single as NonNullable<typeof single>;
+      const argv = ['logprobs', '--model', model, '--dtype', 'bfloat16'];
+      const [{ log_probs: values }] = await run<LogProbs>(argv, [{ token_ids: ids }]);
+      expect(largestDifference(values, expected)).toBeLessThan(tolerance);
+    },
+  );
+
   it('generate --greedy continues with the same tokens up to the end token', async () => {
     const ends = readModelConfig(model).eosTokenIds;
     // Cases that were made with an end token of their own, which the command cannot be given, are left to the policy.

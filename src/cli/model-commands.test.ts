@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { copyModel, jsonLines, parseLines, runCli, temporaryDirectory } from '../../test/cli';
 import { promptIds } from '../model/chat';
 import { loadTokenizer } from '../model/tokenizer';
-import type { DoctorReport } from './doctor-report';
+import type { DoctorReport, ModelReport } from './doctor-report';
 import { reportLines } from './doctor';
 import { Interrupted } from './io';
 
@@ -182,5 +182,35 @@ describe('grpolab doctor', () => {
       model: { ...(report.model as NonNullable<typeof report.model>), fits: false },
     };
     expect(reportLines(small).join('\n')).toContain('does NOT fit');
+  });
+
+  it("plans for a batch of one's own, by type of the weights, and says what would fit", async () => {
+    const argv = ['doctor', '--model', model, '--shape', 'P=100000,G=8,Tp=512,Tc=512', '--rank', '8'];
+    const { code, stdout } = await runCli([...argv, '--json']);
+    expect(code).toBe(0);
+    const { model: found } = JSON.parse(stdout) as { model: ModelReport };
+    expect(found.step).toEqual({ P: 100_000, G: 8, Tp: 512, Tc: 512, rank: 8 });
+    expect(found.fits).toBe(false);
+    // Its feed-forward size is no multiple of 64: no nf4.
+    expect(found.plans.map(({ dtype }) => dtype)).toEqual(['float32', 'float32', 'bfloat16', 'bfloat16']);
+    const [kept, again] = found.plans;
+    expect(kept).toEqual({ dtype: 'float32', recompute: false, total_bytes: found.bytes.total, fits: false });
+    expect(again).toMatchObject({ dtype: 'float32', recompute: true });
+    expect(again.total_bytes).toBeLessThan(kept.total_bytes);
+    expect(found.advice).toMatch(/lower training\.batch_size \(\d+: /);
+    const { stdout: text } = await runCli(argv);
+    expect(text).toMatch(/^ +dtype +layers kept +recomputed \(training\.gradient_checkpointing\)$/m);
+    expect(text).toMatch(/^ +bfloat16 +[\d.]+ TiB, does NOT fit +[\d.]+ TiB, does NOT fit$/m);
+    expect(text).toMatch(/^to fit +.*lower training\.batch_size/m);
+  });
+
+  it.each([
+    [['--shape', 'P=1,G=1,Tp=1,Tc=1'], '--shape needs --model'],
+    [['--rank', '8'], '--rank needs --model'],
+    [['--model', model, '--shape', 'P=2'], '--shape lacks G'],
+    [['--model', model, '--rank', '0'], '--rank is "0"'],
+  ])('refuses %j', async (argv, message) => {
+    const { code, stderr } = await runCli(['doctor', ...argv]);
+    expect([code, stderr]).toEqual([2, expect.stringContaining(message)]);
   });
 });

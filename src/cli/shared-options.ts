@@ -11,6 +11,13 @@ export const MODEL: OptionSpecs = {
 export const ADAPTER: OptionSpecs = {
   adapter: { value: 'DIR', describe: "LoRA adapter in PEFT's format, made for this model" },
 };
+export const DTYPE: OptionSpecs = {
+  dtype: {
+    value: 'D',
+    default: 'float32',
+    describe: 'of the base weights in memory: float32, bfloat16 or nf4',
+  },
+};
 export const INPUT: OptionSpecs = {
   input: { value: 'F', required: true, describe: 'JSONL file, .jsonl.gz, or - for standard input' },
   'skip-invalid': { describe: 'set bad lines aside in *.rejected.jsonl with the reason, and go on' },

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { readModelConfig } from '../model/config';
+import { readModelConfig, WEIGHT_DTYPES } from '../model/config';
 import { resolveModel } from '../model/hub';
 import type { DownloadProgress } from '../model/hub';
 import { loadTokenizerOf } from '../model/tokenizer';
@@ -25,6 +25,7 @@ const seed = z.int().min(0).optional().describe('of the run; several runs of one
 const localSchema = z.strictObject({
   model: z.string().min(1).describe('directory of a Hugging Face model, or a hub id'),
   adapter: z.string().min(1).optional().describe('PEFT directory'),
+  dtype: z.enum(WEIGHT_DTYPES).optional().describe('of the base weights in memory; default: float32'),
   shots: z.int().min(0).default(0).describe('examples that the prompt shows before the tweet'),
   seed,
 });
@@ -190,12 +191,14 @@ async function prepareLocal(
   const { answering, drawn, file, write, writing } = planOf(source, tweets, options);
   const modelDirectory = await resolveModel(source.model, onDownload);
   const config = readModelConfig(modelDirectory);
-  const { adapter } = source;
+  const { adapter, dtype = 'float32' } = source;
   if (adapter !== undefined) readAdapterConfig(adapter);
   const settings = {
     ...drawn,
     model_sha256: modelSha256(modelDirectory),
     adapter_sha256: adapter === undefined ? null : adapterSha256(adapter),
+    // Replies that were written before there was this setting are of float32.
+    ...(dtype !== 'float32' && { dtype }),
     [NAMED]: { model: source.model, adapter: adapter ?? null },
   };
   const own = { ...writing, settings, problemOf: currentReferences(references) };
@@ -203,7 +206,7 @@ async function prepareLocal(
   const open = async (): Promise<ModelReplies> => {
     const tokenizer = await loadTokenizerOf(modelDirectory, config);
     const policy = LocalPolicy.load({
-      ...{ modelDirectory, adapterDirectory: adapter },
+      ...{ modelDirectory, adapterDirectory: adapter, dtype },
       stopTokenIds: [...new Set([...config.eosTokenIds, tokenizer.eosTokenId])],
     });
     try {

@@ -10,6 +10,20 @@ export const WEIGHT_DTYPES = ['float32', 'bfloat16', 'nf4'] as const;
 /** The type that base weights have in memory. */
 export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
+/** The reason why a model's projections cannot be kept in NF4; null where they can. Its blocks of 64 run along the inputs. */
+export function nf4Problem({
+  hiddenSize,
+  intermediateSize,
+  numAttentionHeads,
+  headDim,
+}: ModelConfig): string | null {
+  const inputs = [hiddenSize, numAttentionHeads * headDim, intermediateSize];
+  const bad = inputs.find((size) => size % 64 !== 0 || size > 16_384);
+  return bad === undefined
+    ? null
+    : `nf4 needs projections whose inputs are a multiple of 64 and at most 16384, this model has one of ${bad}: use bfloat16`;
+}
+
 /** Shape and constants of a Qwen3 model, from `config.json` and `generation_config.json`. */
 export interface ModelConfig {
   modelType: 'qwen3';

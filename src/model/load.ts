@@ -3,7 +3,7 @@ import { ConfigError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
-import { checkTensors, expectedTensors, WEIGHT_DTYPES } from './config';
+import { checkTensors, expectedTensors, nf4Problem, WEIGHT_DTYPES } from './config';
 import type { ModelConfig, WeightDtype } from './config';
 import type { LoraAdapter, LoraModule } from './lora';
 import { loraDelta, moduleName, moduleShape } from './lora';
@@ -41,7 +41,10 @@ export type TensorKind = 'constant' | 'variable';
 /** How weights are put on the device. */
 export interface WeightOptions {
   kind?: TensorKind;
-  /** `bfloat16`: matrices and embeddings in 16 bits, frozen; `nf4`: of those the projections in 4. Norms stay in float32 (default). */
+  /**
+   * `float32` (default); `bfloat16`: matrices and embeddings in 16 bits, frozen; `nf4`: of those the projections in 4. Norms stay
+   * in float32.
+   */
   dtype?: WeightDtype;
   /** Gives elements [begin, end) of a tensor in bfloat16, where that is cheaper than to round all of it. */
   readBfloat16?: (name: string, begin: number, end: number) => Uint16Array;
@@ -62,8 +65,11 @@ class WeightPlacer {
   }
 
   private place(make: () => Tensor): Tensor {
-    const tensor = uploaded(make);
-    return this.keep(this.options.kind === 'variable' ? tf.variable(tensor) : tensor);
+    const tensor = tf.tidy(() => {
+      const constant = uploaded(make);
+      return this.options.kind === 'variable' ? tf.variable(constant) : constant;
+    });
+    return this.keep(tensor);
   }
 
   vector(name: string, length: number): Tensor {
@@ -149,6 +155,8 @@ export function buildWeights(
     throw new ConfigError(
       `weights in ${dtype} are frozen: train an adapter (trainable: lora), or use float32`,
     );
+  const problem = dtype === 'nf4' ? nf4Problem(config) : null;
+  if (problem !== null) throw new ConfigError(problem);
   const { hiddenSize, vocabSize, tieWordEmbeddings: tied } = config;
   const placer = new WeightPlacer(read, options);
   const words = (name: string): Fused => ({ names: [name], widths: [vocabSize] });

@@ -1,15 +1,15 @@
 /**
- * Products with the model's matrices, and frozen matrices in 16 or 4 bits, as panels of 16 columns: the layout that the binding's ops
- * multiply by (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and those of a bfloat16
+ * Products with the model's matrices, and frozen matrices in 16 or 4 bits, as panels of 16 columns: the layout that the
+ * binding's ops multiply by (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and those of a bfloat16
  * checkpoint not at all. Where the ops cannot run (a GPU, XLA, op by op) graphs widen a matrix each time it is used.
  */
 import { ownOp, takesOwnOps } from '../runtime/compile';
-import { ConfigError, ShapeError } from '../runtime/errors';
+import { ShapeError } from '../runtime/errors';
 import type { OpAttribute, Tensor } from '../runtime/tf';
 import { backend, binding, intAttribute, tf, typeAttribute } from '../runtime/tf';
 import { dynamicMap, NF4_BLOCK, nf4Codes } from './nf4';
-import type { FloatRows } from './panels';
-import { nf4Panels, PANEL_WIDTH } from './panels';
+import type { Bfloat16Rows, FloatRows } from './panels';
+import { bfloat16Panels, nf4Panels, PANEL_WIDTH } from './panels';
 
 /** tfjs's product of matrices, or of stacks of them. */
 export const matMul = (a: Tensor, b: Tensor, transposeB = false): Tensor =>
@@ -35,21 +35,12 @@ export function uploaded(make: () => Tensor): Tensor {
   });
 }
 
-/** Numbers that are read from a file at a time. */
-const PIECE_ELEMENTS = 1 << 23;
-
-/** Rows of a matrix [rows, inputs] of a file, as the bits of bfloat16, row-major. */
-export interface Bfloat16Rows {
-  rows: number;
-  read: (begin: number, end: number) => Uint16Array;
-}
-
 /** A frozen matrix [inputs, outputs] in 16 bits, or in 4. */
 export class PanelMatrix {
   constructor(
     /**
-     * int32. bfloat16: [panels, inputs, 8], two values in each, the first in the lower half. nf4: [panels, 2 inputs + inputs / 16 + 64],
-     * as native/nf4.h says.
+     * int32. bfloat16: [panels, inputs, 8], two values in each, the first in the lower half. nf4:
+     * [panels, 2 inputs + inputs / 16 + 64], as native/nf4.h says.
      */
     readonly panels: Tensor,
     readonly shape: readonly [number, number],
@@ -59,64 +50,21 @@ export class PanelMatrix {
 
   /**
    * @param sources  the transposed matrices, [rows, inputs], as files have them, one below another; read a piece at a time
-   * @throws ConfigError  for an odd number of inputs; ShapeError  for parts that are not equal
+   * @throws ShapeError  for parts that are not equal
    */
   static bfloat16(sources: readonly Bfloat16Rows[], inputs: number, parts = 1): PanelMatrix {
-    if (inputs % 2 !== 0)
-      throw new ConfigError(
-        `bfloat16 weights need an even number of inputs, this model has ${inputs}: use float32`,
-      );
     const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);
     if (!Number.isInteger(outputs / parts))
       throw new ShapeError(`${outputs} columns in ${parts} parts: the parts are not equal`);
-    const panels = parts * Math.ceil(outputs / parts / PANEL_WIDTH);
-    const bits = tf.fill([panels, inputs, PANEL_WIDTH / 2], 0, 'int32');
-    const w = new PanelMatrix(bits, [inputs, outputs], parts);
-    try {
-      let first = 0;
-      for (const { rows, read } of sources)
-        for (let begin = 0; begin < rows;) {
-          const end = Math.min(rows, begin + Math.ceil(PIECE_ELEMENTS / inputs));
-          w.write(read(begin, end), first);
-          first += end - begin;
-          begin = end;
-        }
-    } catch (error) {
-      w.dispose();
-      throw error;
-    }
-    return w;
-  }
-
-  /** Writes bfloat16 bits [rows, inputs] as columns `first` and on. */
-  private write(bits: Uint16Array, first: number): void {
-    const [inputs, outputs] = this.shape;
-    tf.tidy(() => {
-      const aligned = bits.byteOffset % 4 === 0 ? bits : bits.slice();
-      const pairs = new Int32Array(aligned.buffer, aligned.byteOffset, bits.length / 2);
-      const rows = tf.tensor2d(pairs, [bits.length / inputs, inputs / 2], 'int32');
-      const place = [intAttribute('parts', this.parts), intAttribute('columns', outputs)];
-      backend.executeSingleOutput(
-        'GrpolabPackBfloat16',
-        [...place, intAttribute('first', first)],
-        [this.panels, rows],
-      );
-    });
-  }
-
-  /** As `bfloat16`, of bits that are in memory. */
-  static fromRows(values: readonly Uint16Array[], inputs: number, parts = 1): PanelMatrix {
-    const sources = values.map((bits) => ({
-      rows: bits.length / inputs,
-      read: (begin: number, end: number) => bits.slice(begin * inputs, end * inputs),
-    }));
-    return PanelMatrix.bfloat16(sources, inputs, parts);
+    const { words, panels } = bfloat16Panels(sources, inputs, outputs, parts);
+    const shape = [panels, inputs, PANEL_WIDTH / 2] as const;
+    return new PanelMatrix(uploaded(() => tf.tensor3d(words, [...shape], 'int32')), [inputs, outputs], parts); // prettier-ignore
   }
 
   /**
    * Quantised as bitsandbytes does, each of the matrices by itself.
    * @param sources  the transposed matrices, [rows, inputs] row-major, one below another; each is read when its turn comes
-   * @throws ConfigError  for inputs that are no multiple of 64, or above 16,384
+   * @throws ShapeError  for inputs that are no multiple of 64, or above 16,384
    */
   static quantized(sources: readonly FloatRows[], inputs: number, parts = 1): PanelMatrix {
     const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);

@@ -1,6 +1,6 @@
 /** Which settings would make a step fit into memory, and what it would come to with each. */
 import { formatBytes } from '../runtime/progress';
-import { WEIGHT_DTYPES } from './config';
+import { nf4Problem, WEIGHT_DTYPES } from './config';
 import type { ModelConfig, WeightDtype } from './config';
 import { planMemory } from './memory';
 import type { PlanOptions, StepShape } from './memory';
@@ -23,9 +23,9 @@ export interface MemoryChoice {
   total: number;
 }
 
-/** The step's total for each type of the base weights, layers kept and recomputed. */
+/** The step's total for each type that the base weights can have, layers kept and recomputed. */
 export function memoryChoices({ config, shape, rank, options }: PlannedStep): MemoryChoice[] {
-  return WEIGHT_DTYPES.flatMap((dtype) =>
+  return WEIGHT_DTYPES.filter((dtype) => dtype !== 'nf4' || nf4Problem(config) === null).flatMap((dtype) =>
     [false, true].map((recompute) => ({
       ...{ dtype, recompute },
       total: planMemory(config, shape, rank, { ...options, dtype, recompute }).total,

@@ -16,6 +16,7 @@ import {
   weightBytes,
 } from './memory';
 import { LORA_TARGETS } from './peft';
+import { QWEN3_SIZES } from './qwen3-sizes';
 
 const shape = { P: 2, G: 4, Tp: 96, Tc: 100 };
 const names = readdirSync(goldenPath('tiny-qwen3'));
@@ -110,6 +111,42 @@ describe('the memory plan', () => {
     const kept = Object.values(lasting).reduce((a, b) => a + b, 0);
     expect(total).toBe(kept + Math.max(activations + head, cache));
   });
+
+  it('leaves out what a step does not hold: the merged copy and the cache without sampling, the reference', () => {
+    const grpo = planMemory(qwen8b, shape, 16);
+    const sft = planMemory(qwen8b, shape, 16, { sampled: [], reference: false });
+    expect([sft.merged, sft.cache]).toEqual([0, 0]);
+    expect(sft.adapter).toBe(adapterBytes(qwen8b, 16));
+    expect(grpo.adapter).toBe(2 * sft.adapter);
+    const lasting = grpo.total - Math.max(grpo.activations + grpo.head, grpo.cache);
+    const held = lasting - grpo.merged - sft.adapter;
+    expect(sft.total).toBe(held + sft.activations + sft.head);
+    const evaluated = planMemory(qwen8b, shape, 16, {
+      sampled: [shape, { ...shape, P: 8 }],
+      reference: false,
+    });
+    expect(evaluated.cache).toBe(cacheBytes(qwen8b, { ...shape, P: 8 }));
+    expect(evaluated.merged).toBe(grpo.merged);
+  });
+
+  /** Whole processes with Qwen3-0.6B's shape, rank 16, 8 sequences of 64 + 48 tokens, in GiB. */
+  it.each([
+    ['grpo', 'float32', false, 7.25],
+    ['grpo', 'float32', true, 6.21],
+    ['grpo', 'bfloat16', false, 3.69],
+    ['grpo', 'bfloat16', true, 2.78],
+    ['sft', 'float32', true, 4.29],
+    ['sft', 'bfloat16', true, 2.69],
+  ] as const)(
+    'is within 10 %% of what %s took in %s (recomputed: %s)',
+    (method, dtype, recompute, measured) => {
+      const isGrpo = method === 'grpo';
+      const batch = isGrpo ? { P: 2, G: 4, Tp: 64, Tc: 48 } : { P: 8, G: 1, Tp: 64, Tc: 48 };
+      const what = isGrpo ? {} : { sampled: [], reference: false };
+      const { total } = planMemory(QWEN3_SIZES['Qwen3-0.6B'], batch, 16, { dtype, recompute, ...what });
+      expect(Math.abs(total / 2 ** 30 / measured - 1)).toBeLessThan(0.1);
+    },
+  );
 
   it('refuses a shape that is not of positive integers', () => {
     expect(() => planMemory(qwen8b, { ...shape, G: 0 }, 16)).toThrow('G is 0; expected an integer >= 1');

@@ -1,7 +1,8 @@
 /**
  * What a training step holds in memory, by part, from the model's shape alone. Everything is float32 on the device, whatever
- * the files' type, but base weights in bfloat16 where that was asked for. Letters: L layers, H hidden size, F feed-forward size, V vocabulary, D head size, Q = heads x D,
- * K = key-value heads x D, r rank; P prompts of Tp tokens with G completions of Tc tokens each, lengths padded to 16.
+ * the files' type, but base weights in fewer bits where that was asked for. Letters: L layers, H hidden size, F feed-forward
+ * size, V vocabulary, D head size, Q = heads x D, K = key-value heads x D, r rank; P prompts of Tp tokens with G completions of
+ * Tc tokens each, lengths padded to 16.
  *
  * The factors of activations and head count the tensors that a pass keeps. `bench/memory.mjs` measures whole processes and
  * prints the plan beside them (LOG.md).
@@ -24,8 +25,8 @@ export interface MemoryPlan {
   /** Frozen weights. */
   weights: number;
   /**
-   * What sampling runs on: every matrix once more, laid out for decoding, with the adapter merged in; beside weights in 16 bits
-   * the adapter alone. 0 where nothing is sampled.
+   * What sampling runs on: every matrix once more, laid out for decoding, with the adapter merged in; beside weights in fewer
+   * than 32 bits the adapter alone. 0 where nothing is sampled.
    */
   merged: number;
   /** LoRA factors: those that train, and the frozen ones of the reference, where there is one. */
@@ -98,8 +99,8 @@ export function weightBytes(config: ModelConfig, dtype: WeightDtype = 'float32')
 }
 
 /**
- * float32: 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). Fewer bits, of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A side
- * by side, and a B of each on the diagonal of a matrix.
+ * float32: 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). Fewer bits, of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A
+ * side by side, and a B of each on the diagonal of a matrix.
  */
 export function mergedBytes(config: ModelConfig, dtype: WeightDtype = 'float32', rank = 0): number {
   const { L, H, F, V, Q, K } = widths(config);
@@ -179,8 +180,8 @@ export interface PlanOptions extends PassOptions {
 }
 
 /**
- * The plan of a training step with LoRA. With A the bytes of one adapter (`adapterBytes`): adapters 2 A (1 A without a reference),
- * gradients 2 A, optimiser 5 A; total = what lasts + max(activations + head, cache).
+ * The plan of a training step with LoRA. With A the bytes of one adapter (`adapterBytes`): adapters 2 A (1 A without a
+ * reference), gradients 2 A, optimiser 5 A; total = what lasts + max(activations + head, cache).
  * @throws ConfigError  when the shape or the rank is not of integers >= 1
  */
 export function planMemory(

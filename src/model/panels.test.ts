@@ -98,6 +98,6 @@ describe('a matrix in NF4', () => {
 
   it.each([32, 96, 16_448])('is refused for %i inputs', (inputs) => {
     const make = (): PanelMatrix => quantized([new Float32Array(inputs)], inputs);
-    expect(make).toThrow(`multiple of 64 and at most 16384, this model has one of ${inputs}: use bfloat16`);
+    expect(make).toThrow(`${inputs} inputs in NF4; expected a multiple of 64, at most 16384`);
   });
 });

@@ -1,10 +1,19 @@
-/** The layout of matrices as panels of 16 columns that is not made by the binding: that of NF4 (native/nf4.h). */
-import { ConfigError } from '../runtime/errors';
+/** Matrices in 16 or 4 bits as panels of 16 columns (native/matrix.h, native/nf4.h). */
+import { ShapeError } from '../runtime/errors';
 import type { Nf4Matrix } from './nf4';
 import { NF4_ABSMAX_BLOCK, NF4_BLOCK, quantizeNf4 } from './nf4';
 
 /** Columns of a panel. */
 export const PANEL_WIDTH = 16;
+
+/** Numbers of a matrix in bfloat16 that are read at a time. */
+const PIECE_ELEMENTS = 1 << 23;
+
+/** Rows of a matrix [rows, inputs] of a file, as the bits of bfloat16, row-major. */
+export interface Bfloat16Rows {
+  rows: number;
+  read: (begin: number, end: number) => Uint16Array;
+}
 
 /** A matrix [rows, inputs] of a file, row-major. */
 export interface FloatRows {
@@ -12,7 +21,46 @@ export interface FloatRows {
   read: () => Float32Array;
 }
 
-/** The records of panels, one after the other. */
+/** Where a column of a matrix in equal parts stands: each part is padded to whole panels. */
+function placeOf(column: number, outputs: number, parts: number): { panel: number; column: number } {
+  const width = outputs / parts;
+  const inPart = column % width;
+  const panel =
+    Math.floor(column / width) * Math.ceil(width / PANEL_WIDTH) + Math.floor(inPart / PANEL_WIDTH);
+  return { panel, column: inPart % PANEL_WIDTH };
+}
+
+const panelsOf = (outputs: number, parts: number): number => parts * Math.ceil(outputs / parts / PANEL_WIDTH);
+
+/**
+ * Matrices [rows, inputs] of bfloat16, below one another: their transpose as panels, a pair of columns in each word.
+ *
+ * @param parts  the columns are so many equal parts, each padded to whole panels
+ */
+export function bfloat16Panels(
+  sources: readonly Bfloat16Rows[],
+  inputs: number,
+  outputs: number,
+  parts: number,
+): { words: Int32Array; panels: number } {
+  const panels = panelsOf(outputs, parts);
+  const words = new Int32Array((panels * inputs * PANEL_WIDTH) / 2);
+  const step = Math.ceil(PIECE_ELEMENTS / inputs);
+  let output = 0;
+  for (const { rows, read } of sources)
+    for (let begin = 0; begin < rows; begin += step) {
+      const bits = read(begin, Math.min(rows, begin + step));
+      for (let at = 0; at < bits.length; at += inputs, output++) {
+        const { panel, column } = placeOf(output, outputs, parts);
+        const shift = 16 * (column & 1);
+        let word = (panel * inputs * PANEL_WIDTH) / 2 + (column >> 1);
+        for (let i = at; i < at + inputs; i++, word += PANEL_WIDTH / 2) words[word] |= bits[i] << shift;
+      }
+    }
+  return { words, panels };
+}
+
+/** The records of NF4 panels, one after the other. */
 interface Nf4Records {
   words: Int32Array;
   /** The same memory. */
@@ -54,7 +102,7 @@ function writeColumn(
  * Matrices [outputs, inputs], each quantised by itself, below one another: their transpose as panels.
  *
  * @param parts  the columns are so many equal parts, each padded to whole panels
- * @throws ConfigError  for inputs that are no multiple of 64, or so many that the blocks of a column lie in three groups
+ * @throws ShapeError  for inputs that are no multiple of 64, or so many that the blocks of a column lie in three groups
  */
 export function nf4Panels(
   sources: readonly FloatRows[],
@@ -64,23 +112,16 @@ export function nf4Panels(
 ): { words: Int32Array; panels: number } {
   const most = NF4_BLOCK * NF4_ABSMAX_BLOCK;
   if (inputs % NF4_BLOCK !== 0 || inputs > most)
-    throw new ConfigError(
-      `nf4 needs projections whose inputs are a multiple of ${NF4_BLOCK} and at most ${most}, this model has one of ${inputs}: ` +
-        'use bfloat16',
-    );
-  const width = outputs / parts;
-  const each = Math.ceil(width / PANEL_WIDTH);
+    throw new ShapeError(`${inputs} inputs in NF4; expected a multiple of ${NF4_BLOCK}, at most ${most}`);
+  const panels = panelsOf(outputs, parts);
   const size = 2 * inputs + inputs / 16 + 4 * PANEL_WIDTH;
-  const words = new Int32Array(parts * each * size);
+  const words = new Int32Array(panels * size);
   const records = { words, floats: new Float32Array(words.buffer), size, inputs };
   let output = 0;
   for (const { rows, read } of sources) {
     const quantized = quantizeNf4(read(), [rows, inputs]);
-    for (let row = 0; row < rows; row++, output++) {
-      const inPart = output % width;
-      const panel = Math.floor(output / width) * each + Math.floor(inPart / PANEL_WIDTH);
-      writeColumn(records, quantized, row, { panel, column: inPart % PANEL_WIDTH });
-    }
+    for (let row = 0; row < rows; row++, output++)
+      writeColumn(records, quantized, row, placeOf(output, outputs, parts));
   }
-  return { words, panels: parts * each };
+  return { words, panels };
 }

@@ -1,17 +1,18 @@
 /** The policy that runs here: Qwen3 with a LoRA adapter (or with all its weights trained) on TensorFlow. */
 import { copyFileSync, existsSync } from 'node:fs';
 import path from 'node:path';
-import { compile } from '../runtime/compile';
+import { compile, defaultMode } from '../runtime/compile';
 import type { CompiledFunction } from '../runtime/compile';
 import { CheckpointError, ConfigError } from '../runtime/errors';
 import { ensureDirectory } from '../runtime/files';
 import type { Tensor, Variable } from '../runtime/tf';
-import { tf } from '../runtime/tf';
+import { binding, tf } from '../runtime/tf';
 import { readModelConfig } from '../model/config';
 import type { ModelConfig, WeightDtype } from '../model/config';
 import { adapterDropout } from '../model/dropout';
 import { fileTensors, loadWeights, weightTensors } from '../model/load';
 import { LoraAdapter } from '../model/lora';
+import type { StepShape } from '../model/memory';
 import { tokenLogProbs } from '../model/ops';
 import { readAdapter, writeAdapter } from '../model/peft';
 import type { AdapterConfig } from '../model/peft';
@@ -22,6 +23,7 @@ import { evaluateLoss, lossMetricNames } from '../optim/losses';
 import type { Loss } from '../optim/losses';
 import { breathe, packCompletions, packPrompts, rowValues } from './batch';
 import { LocalOptimiser } from './local-optimiser';
+import { groupShape, loadWithAdvice, MemoryWatch, samplingShape, sequenceShape } from './out-of-memory';
 import { logProbPasses, packBatch } from './packing';
 import type { BatchFlags } from './packing';
 import type {
@@ -46,7 +48,7 @@ export interface LocalPolicyOptions extends LocalSamplerOptions {
   /** Start from this PEFT directory; else a fresh adapter of `lora`, else (neither) the bare model. */
   adapterDirectory?: string;
   lora?: AdapterConfig;
-  /** How the base weights are kept: `float32` (default), `bfloat16` in half the memory, or `nf4` in about a sixth; frozen. */
+  /** How the base weights are kept: `float32` (default), `bfloat16` in half the memory, or `nf4` in a fourth to a sixth; frozen. */
   dtype?: WeightDtype;
   /** Seed of a fresh adapter. */
   seed?: number;
@@ -69,6 +71,7 @@ export class LocalPolicy implements Policy {
   private reference: LoraAdapter | null = null;
   private readonly sampler: LocalSampler;
   private readonly padId: number;
+  private readonly memory: MemoryWatch;
 
   constructor(
     readonly config: ModelConfig,
@@ -89,6 +92,8 @@ export class LocalPolicy implements Policy {
     );
     this.stopTokenIds = options.stopTokenIds ?? config.eosTokenIds;
     this.sampler = new LocalSampler(this.network(adapter), this.padId, options);
+    const isFused = (): boolean => (mode ?? defaultMode()) === 'graph' && !binding.isUsingGpuDevice();
+    this.memory = new MemoryWatch(config, adapter?.config.r ?? null, options, isFused);
   }
 
   /** @throws CheckpointError  when the model or the adapter cannot be read, or do not belong together */
@@ -101,7 +106,8 @@ export class LocalPolicy implements Policy {
     const config = readModelConfig(modelDirectory);
     const stored = adapterDirectory === undefined ? null : readAdapter(adapterDirectory, config);
     const kind = trainable === 'all' ? 'variable' : 'constant';
-    const weights = loadWeights(modelDirectory, config, { kind, dtype });
+    const load = (): QwenWeights => loadWeights(modelDirectory, config, { kind, dtype });
+    const weights = loadWithAdvice(load, config, options);
     let adapter: LoraAdapter | null = null;
     if (stored !== null) adapter = new LoraAdapter(config, stored.config, stored.matrices);
     else if (lora !== undefined) adapter = LoraAdapter.create(config, lora, seed);
@@ -117,6 +123,7 @@ export class LocalPolicy implements Policy {
     this.forget('logProbs reference');
     this.reference?.dispose();
     this.reference = this.adapter?.clone() ?? null;
+    this.memory.hasReference = true;
   }
 
   dispose(): void {
@@ -160,7 +167,8 @@ export class LocalPolicy implements Policy {
   // ---- sample ----
 
   async sample(prompts: readonly Prompt[], options: SampleOptions): Promise<RolloutGroup<DrawnCompletion>[]> {
-    return this.sampler.current().sample(prompts, options, this.stopTokenIds);
+    const draw = () => this.sampler.current().sample(prompts, options, this.stopTokenIds);
+    return this.memory.run('sample', () => samplingShape(prompts, options), draw);
   }
 
   // ---- logProbs ----
@@ -200,7 +208,8 @@ export class LocalPolicy implements Policy {
         this.padId,
       );
       const inputs = [prompts.ids, prompts.mask, prompts.positions, own.ids, own.positions];
-      const [values] = readAll(pass, inputs);
+      const shape = (): StepShape => sequenceShape(groups, sequences);
+      const [values] = await this.memory.run('logProbs', shape, () => readAll(pass, inputs));
       rows.forEach(
         (i, row) => (results[i] = rowValues(values, own.width, row, sequences[i].completionIds.length)),
       );
@@ -229,7 +238,9 @@ export class LocalPolicy implements Policy {
       this.trainStep(args, loss, temperature, flags, names),
     );
     const gradients: Tensor[] = [];
-    const [numbers, logProbValues, entropyValues] = readAll(step, inputs, 3, gradients);
+    const shape = (): StepShape => groupShape(batch.groups);
+    const run = (): Float32Array[] => readAll(step, inputs, 3, gradients);
+    const [numbers, logProbValues, entropyValues] = await this.memory.run('forwardBackward', shape, run);
     this.optimiser.accumulate(gradients);
     await breathe();
     return {

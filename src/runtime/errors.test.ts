@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ConfigError, DataError, RemoteError } from './errors';
+import { ConfigError, DataError, MemoryError, RemoteError } from './errors';
 
 describe('the message of an error', () => {
   it('is one line of plain text, whatever is quoted in it', () => {
@@ -10,5 +10,10 @@ describe('the message of an error', () => {
       status: 500,
     });
     expect(new ConfigError('Grüße, 茶 ☕').message).toBe('Grüße, 茶 ☕');
+  });
+
+  it('can keep what it comes from', () => {
+    const cause = new Error('OOM');
+    expect(new MemoryError('out of memory', { cause })).toMatchObject({ name: 'MemoryError', cause });
   });
 });

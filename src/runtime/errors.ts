@@ -13,8 +13,8 @@ export class GrpolabError extends Error {
   override readonly name: string = 'GrpolabError';
 
   /** What is quoted from a file may hold line ends, and what a terminal would obey: a message is one line of plain text. */
-  constructor(message: string) {
-    super(message.replace(/\s*[\r\n]\s*/g, ' ').replace(CONTROL, escaped));
+  constructor(message: string, options?: ErrorOptions) {
+    super(message.replace(/\s*[\r\n]\s*/g, ' ').replace(CONTROL, escaped), options);
   }
 }
 
@@ -41,6 +41,11 @@ export class CheckpointError extends GrpolabError {
 /** A loss, gradient or weight that is not finite. */
 export class NumericError extends GrpolabError {
   override readonly name = 'NumericError';
+}
+
+/** There is no memory for what was to be computed; `cause` is what TensorFlow or Node said. */
+export class MemoryError extends GrpolabError {
+  override readonly name = 'MemoryError';
 }
 
 /** A server that trains or samples for us refused, could not be reached, or gave what cannot be understood. */

@@ -126,6 +126,8 @@ function load(): typeof Tfjs {
   process.env.TF_DETERMINISTIC_OPS ??= '1';
   // One op at a time, each on all cores: two at once get in each other's way (a step took up to 5 % longer).
   process.env.TF_NUM_INTEROP_THREADS ??= '1';
+  // Of a GPU's memory only what is used: the rest is other processes', and a plan of it can be held against the truth.
+  process.env.TF_FORCE_GPU_ALLOW_GROWTH ??= 'true';
   restoreUtilFunctions();
   const nodeRequire = createRequire(__filename);
   const holderPath = path.resolve(__dirname, '../../native/build/stderr.node');

@@ -4,6 +4,7 @@ import path from 'node:path';
 import { countParameters } from '../model/config';
 import { adapterBytes, planMemory } from '../model/memory';
 import type { StepShape } from '../model/memory';
+import { GRPO_SETTINGS, memoryAdvice, SHAPE_SETTINGS } from '../model/memory-advice';
 import type { RunPolicy } from '../policy/policy';
 import { defaultMode } from '../runtime/compile';
 import { describeMachine } from '../runtime/machine';
@@ -11,7 +12,7 @@ import { formatBytes } from '../runtime/progress';
 import { binding } from '../runtime/tf';
 import { adapterConfig, grpoSettings, polychromicOf, polychromicSettings } from './config';
 import type { Experiment } from './experiment-schema';
-import { openPolicy, prepare, prepareWork } from './prepare';
+import { countWork, openPolicy, prepare, prepareWork } from './prepare';
 import type { Prepared, PrepareOptions, Work } from './prepare';
 import { RunDirectory } from './run-directory';
 
@@ -85,21 +86,51 @@ export function stepShape(experiment: Experiment): StepShape {
   return { P, G, Tp, Tc: (grpo ?? poly)?.maxNewTokens ?? Math.ceil(Tp / 2) };
 }
 
-function memoryCheck({ experiment, evaluation, modelConfig }: Prepared): PreflightCheck {
+/** The batches that completions are sampled for: those of whole steps, and held-out prompts. */
+function sampledShapes({ experiment, evaluation }: Pick<Prepared, 'experiment' | 'evaluation'>): StepShape[] {
+  const { method, training, evaluation: held } = experiment;
   const shape = stepShape(experiment);
-  const { gradient_checkpointing: recompute } = experiment.training;
-  const { dtype } = experiment;
-  const fused = defaultMode() === 'graph' && !binding.isUsingGpuDevice();
-  const plan = planMemory(modelConfig, shape, adapterConfig(experiment).r, { recompute, fused, dtype });
+  const replies = { G: held.n_generations, Tp: shape.Tp, Tc: held.max_new_tokens };
+  return [
+    ...(method === 'grpo' ? [{ ...shape, P: shape.P * training.gradient_accumulation_steps }] : []),
+    ...(method === 'polychromic' ? [{ ...shape, P: polychromicSettings(experiment).diversityExamples }] : []),
+    ...(evaluation.length > 0 && held.n_generations > 0
+      ? [{ ...replies, P: Math.min(evaluation.length, held.max_prompts) }]
+      : []),
+  ];
+}
+
+const POLYCHROMIC_SETTINGS = ['polychromic.n_generations', 'polychromic.max_new_tokens'];
+
+/** What lowers the memory of each method. */
+const LOWER: Readonly<Record<Experiment['method'], readonly string[]>> = {
+  sft: SHAPE_SETTINGS,
+  polychromic: [...SHAPE_SETTINGS, ...POLYCHROMIC_SETTINGS],
+  grpo: GRPO_SETTINGS,
+};
+
+/** Whether the plan fits into what is free now, before the model is loaded; if not, which settings would make it fit. */
+export function memoryCheck(prepared: Prepared): PreflightCheck {
+  const { experiment, evaluation, modelConfig: config } = prepared;
+  const { method, dtype, training } = experiment;
+  const shape = stepShape(experiment);
+  const isOnGpu = binding.isUsingGpuDevice();
+  const options = {
+    ...{ recompute: training.gradient_checkpointing, fused: defaultMode() === 'graph' && !isOnGpu, dtype },
+    ...{ sampled: sampledShapes(prepared), reference: method === 'grpo' },
+  };
+  const step = { config, shape, rank: adapterConfig(experiment).r, options };
+  const plan = planMemory(config, shape, step.rank, options);
   const { memoryAvailableBytes, gpus } = describeMachine();
-  const available = binding.isUsingGpuDevice() ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
+  const available = isOnGpu ? (gpus[0]?.memoryFreeBytes ?? 0) : memoryAvailableBytes;
   const held = evaluation.length === 0 ? '' : `, ${evaluation.length} held-out records`;
   const { P, G, Tp, Tc } = shape;
   const shown = `P=${P}, G=${G}, up to ${Tp} + ${Tc} tokens${held}`;
+  const ok = plan.total <= available;
+  const advice = ok ? '' : `; ${memoryAdvice(step, available, LOWER[method])}`;
   return {
-    name: 'memory',
-    ok: plan.total <= available,
-    detail: `${formatBytes(plan.total)} planned (${shown}), ${formatBytes(available)} available`,
+    ...{ name: 'memory', ok },
+    detail: `${formatBytes(plan.total)} planned (${shown}), ${formatBytes(available)} available${advice}`,
   };
 }
 
@@ -109,7 +140,12 @@ function deviceOf({ policy }: Experiment): string {
   return `${device}, TensorFlow ${binding.TF_Version}, ${defaultMode()} mode, ${describeMachine().cores} cores`;
 }
 
-function checksOf(prepared: Prepared, work: Work, resume: boolean): PreflightCheck[] {
+function checksOf(
+  prepared: Prepared,
+  work: Pick<Work, 'totalSteps' | 'count'>,
+  memory: PreflightCheck | null,
+  resume: boolean,
+): PreflightCheck[] {
   const { experiment, records, evaluation, modelConfig } = prepared;
   const { reward } = prepared.task;
   const { method, seed, training, model } = experiment;
@@ -128,8 +164,7 @@ function checksOf(prepared: Prepared, work: Work, resume: boolean): PreflightChe
     fine('device', deviceOf(experiment)),
     outputCheck(experiment, resume),
     diskCheck(prepared),
-    // The memory of a server is its own.
-    ...(experiment.policy.type === 'local' ? [memoryCheck(prepared)] : []),
+    ...(memory === null ? [] : [memory]),
     fine('steps', String(work.totalSteps)),
   ];
 }
@@ -191,26 +226,51 @@ async function measure(
 }
 
 /**
- * The list, and the time of the run from three measured steps (on the real model, data and reward; in memory only).
+ * The list, and the time of the run from three measured steps (on the real model, data and reward; in memory only). A model
+ * that does not fit is not loaded.
  * @throws ConfigError, DataError, CheckpointError  for what would stop the run before its first step
  */
 export async function preflight(given: Experiment, options: PreflightOptions = {}): Promise<Preflight> {
+  const { resume = false } = options;
   const prepared = await prepare(given, options);
+  try {
+    // The memory of a server is its own.
+    const memory = prepared.experiment.policy.type === 'local' ? memoryCheck(prepared) : null;
+    if (memory?.ok === false) {
+      const work = countWork(prepared);
+      const { totalSteps } = work;
+      const checks = checksOf(prepared, work, memory, resume);
+      return { checks, totalSteps, stepSeconds: [], etaSeconds: 0, cost: costOf(0, options) };
+    }
+    return await tryRun(prepared, memory, options);
+  } finally {
+    if (options.reward === undefined) prepared.task.reward.dispose?.();
+  }
+}
+
+function costOf(seconds: number, { pricePerHour }: PreflightOptions): number | null {
+  return pricePerHour === undefined ? null : (pricePerHour * seconds) / 3600;
+}
+
+/** The checks, and where all are fine a few steps. */
+async function tryRun(
+  prepared: Prepared,
+  memory: PreflightCheck | null,
+  options: PreflightOptions,
+): Promise<Preflight> {
   const policy = await openPolicy(prepared, { notify: options.notify });
   try {
     // Without held-out data no evaluation comes between the measured steps.
     const work = prepareWork({ ...prepared, evaluation: [] }, policy);
-    const checks = checksOf(prepared, work, options.resume ?? false);
+    const checks = checksOf(prepared, work, memory, options.resume ?? false);
     const isFine = checks.every(({ ok }) => ok);
     const { stepSeconds, meanSeconds } = isFine
       ? await measure(prepared, policy, options)
       : { stepSeconds: [], meanSeconds: 0 };
     const etaSeconds = work.totalSteps * meanSeconds;
-    const { pricePerHour } = options;
-    const cost = pricePerHour === undefined ? null : (pricePerHour * etaSeconds) / 3600;
+    const cost = costOf(etaSeconds, options);
     return { checks, totalSteps: work.totalSteps, stepSeconds, etaSeconds, cost };
   } finally {
     await policy.dispose();
-    if (options.reward === undefined) prepared.task.reward.dispose?.();
   }
 }

@@ -201,6 +201,16 @@ export function prepareWork(prepared: Prepared, policy: RunPolicy): Work {
   }
 }
 
+/** How much there is to do, without a policy. */
+export function countWork(prepared: Prepared): Pick<Work, 'totalSteps' | 'count'> {
+  const { experiment, tokenizer, records } = prepared;
+  const { length: count } =
+    experiment.method === 'grpo'
+      ? taskPrompts(records, tokenizer, experiment.training.max_length)
+      : trainingExamples(prepared);
+  return { totalSteps: planRun(count, sftSettings(experiment)).totalSteps, count };
+}
+
 /** No prompt with a completion may be longer than the model's positions. */
 function requirePositions(
   { maxPositionEmbeddings }: ModelConfig,

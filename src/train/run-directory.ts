@@ -212,9 +212,10 @@ export class RunDirectory {
     const { directory, experiment, data, notify } = this.options;
     // A run may be resumed in another place, and with the server at another: where they are decides nothing.
     const placed = ({ policy, ...settings }: { policy?: object }): unknown => ({
+      // Runs of builds without a choice were local, and in float32.
+      dtype: 'float32',
       ...settings,
       output_dir: undefined,
-      // Runs of builds without a choice were local.
       policy: {
         type: 'local',
         ...policy,

@@ -7,8 +7,9 @@ import { messageOf, NumericError } from '../runtime/errors';
 import { binding, tf } from '../runtime/tf';
 import type { Experiment } from './experiment-schema';
 import type { LoopHooks, LoopResult, StepRecord } from './loop';
+import { memoryCheck } from './preflight';
 import { dataHash, openPolicy, prepare, prepareWork } from './prepare';
-import type { PrepareOptions } from './prepare';
+import type { Prepared, PrepareOptions } from './prepare';
 import { RunDirectory } from './run-directory';
 
 /** What a caller may give and watch. */
@@ -42,6 +43,9 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
   const prepared = await prepare(given, hooks);
   const { experiment, tokenizer } = prepared;
   const registryFile = path.join(experiment.output_dir, 'tinker-models.json');
+  const memory = memoryWarning(prepared);
+  // Before the model is loaded: the system may end the process then, without a word.
+  if (memory !== null) hooks.notify?.(memory);
   const policy = await openPolicy(prepared, { notify: hooks.notify, registryFile });
   let run: RunDirectory | undefined;
   try {
@@ -55,6 +59,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
     if (run.resumed !== null) await policy.load(run.resumed.directory, { optimiser: true });
     run.log(`${experiment.method} on ${prepared.records.length} records, model ${experiment.model}`);
     run.log(`${engineOf(experiment)}, Node ${process.versions.node}`);
+    if (memory !== null) run.log(`warning: ${memory}`);
     const isScored = experiment.method === 'grpo' || prepared.evaluation.length > 0;
     const degraded = isScored ? prepared.task.reward.degraded : [];
     for (const name of degraded) run.log(`degraded: ${name}`);
@@ -80,6 +85,13 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
     run?.close();
     if (hooks.reward === undefined) prepared.task.reward.dispose?.();
   }
+}
+
+/** That a run may not fit, and what would; null where it does, or a server has the model. */
+function memoryWarning(prepared: Prepared): string | null {
+  if (prepared.experiment.policy.type !== 'local') return null;
+  const { ok, detail } = memoryCheck(prepared);
+  return ok ? null : `memory may run out: ${detail}`;
 }
 
 function engineOf({ policy }: Experiment): string {
