@@ -19,7 +19,7 @@ import { LORA_TARGETS } from '../model/peft';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
-import { openModelDirectory } from './open-model';
+import { loadBar, openModelDirectory } from './open-model';
 import { parseShape } from './shape';
 
 /** Of the adapter. */
@@ -189,7 +189,13 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
   const dtype = args.choice('dtype', WEIGHT_DTYPES);
   const gradientCheckpointing = args.flag('recompute');
   const start = performance.now();
-  const policy = LocalPolicy.load({ modelDirectory, lora, dtype, gradientCheckpointing });
+  const policy = LocalPolicy.load({
+    onLoad: loadBar(args, io),
+    modelDirectory,
+    lora,
+    dtype,
+    gradientCheckpointing,
+  });
   const load = { seconds: (performance.now() - start) / 1000, peak_rss_bytes: peakBytes() };
   policy.freezeReference();
   const { watches, ops } = await measureSteps(what, policy, shape, steps, args, io).finally(() =>

@@ -25,7 +25,7 @@ import { UsageError } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter, notify } from './io';
 import { noticeRejected } from './lines';
-import { withDownloadBar } from './open-model';
+import { loadBar, withDownloadBar } from './open-model';
 
 /** The models that the arguments name, in their order. @throws UsageError when there is none */
 function sourcesOf(args: Arguments): ModelSource[] {
@@ -134,6 +134,7 @@ async function openAll(
         reading: { ...readingOf(args, io), onRead: (reader) => noticeRejected(reader, io) },
         ...{ examples, resume: args.flag('resume'), signal: io.signal, onDownload, onProgress },
         onNotice: (line) => notify(io, line),
+        onLoad: loadBar(args, io),
       }),
     );
   } finally {

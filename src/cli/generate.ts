@@ -12,7 +12,7 @@ import { parseGenerateLine } from './generate-lines';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { readInput } from './lines';
-import { openModelDirectory } from './open-model';
+import { loadBar, openModelDirectory } from './open-model';
 
 /** Replies sampled between two outputs. */
 const ROWS_PER_CHUNK = 256;
@@ -75,7 +75,12 @@ export async function generate(args: Arguments, io: Io): Promise<number> {
     }),
   );
   const dtype = args.choice('dtype', WEIGHT_DTYPES);
-  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory: args.text('adapter'), dtype });
+  const policy = LocalPolicy.load({
+    onLoad: loadBar(args, io),
+    modelDirectory,
+    adapterDirectory: args.text('adapter'),
+    dtype,
+  });
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'generate', unit: 'prompts', total: lines.length },

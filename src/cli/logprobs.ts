@@ -12,7 +12,7 @@ import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { checkTokenIds, readInput } from './lines';
-import { openModelDirectory } from './open-model';
+import { loadBar, openModelDirectory } from './open-model';
 
 /** Sequences computed between two reports. The policy forms its own passes within them. */
 const CHUNK = 64;
@@ -52,7 +52,12 @@ export async function logprobs(args: Arguments, io: Io): Promise<number> {
   const config = readModelConfig(modelDirectory);
   const lines = await readInput(args, io, (value) => parseSequence(value, config));
   const dtype = args.choice('dtype', WEIGHT_DTYPES);
-  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory: args.text('adapter'), dtype });
+  const policy = LocalPolicy.load({
+    onLoad: loadBar(args, io),
+    modelDirectory,
+    adapterDirectory: args.text('adapter'),
+    dtype,
+  });
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'logprobs', unit: 'lines', total: lines.length },

@@ -10,7 +10,7 @@ import { LocalPolicy } from '../policy/local';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { notify } from './io';
-import { openModelDirectory } from './open-model';
+import { loadBar, openModelDirectory } from './open-model';
 
 const TORCH_NAMES = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const;
 type Dtype = keyof typeof TORCH_NAMES;
@@ -49,7 +49,12 @@ export async function merge(args: Arguments, io: Io): Promise<number> {
   refuseOccupied(output);
   const modelDirectory = await openModelDirectory(args, io);
   const adapterDirectory = args.required('adapter');
-  const policy = LocalPolicy.load({ modelDirectory, adapterDirectory, dtype: exactDtype(modelDirectory) });
+  const policy = LocalPolicy.load({
+    onLoad: loadBar(args, io),
+    modelDirectory,
+    adapterDirectory,
+    dtype: exactDtype(modelDirectory),
+  });
   try {
     await policy.saveMerged(output, dtype.toUpperCase() as Uppercase<Dtype>);
     await recordDtype(output, dtype);

@@ -28,6 +28,24 @@ export async function withDownloadBar<T>(
   }
 }
 
+/** Shows a bar of each model that takes more than a second to load. */
+export function loadBar(args: Arguments, io: Io): (loadedBytes: number, totalBytes: number) => void {
+  let start: number | undefined;
+  let progress: Progress | undefined;
+  return (loadedBytes, totalBytes) => {
+    start ??= performance.now();
+    if (progress === undefined && performance.now() - start > 1000)
+      progress = new Progress({
+        ...{ label: 'load', total: totalBytes, initial: loadedBytes },
+        ...{ stream: io.stderr, quiet: args.flag('quiet'), format: formatBytes },
+      });
+    progress?.update(loadedBytes);
+    if (loadedBytes < totalBytes) return;
+    progress?.close();
+    [start, progress] = [undefined, undefined];
+  };
+}
+
 /**
  * The directory of `--model`; a hub id is downloaded first, with a progress bar.
  * @throws CheckpointError  when there is no such model

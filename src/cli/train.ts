@@ -17,7 +17,7 @@ import type { Arguments } from './arguments';
 import { UsageError } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter, notify } from './io';
-import { withDownloadBar } from './open-model';
+import { loadBar, withDownloadBar } from './open-model';
 
 /** A run of the command, with what it is called among several. */
 interface NamedRun {
@@ -144,7 +144,7 @@ async function trainOne(
   };
   try {
     const result = await withDownloadBar(args, io, (onDownload) =>
-      runExperiment(experiment, { ...hooks, onDownload }),
+      runExperiment(experiment, { ...hooks, onDownload, onLoad: loadBar(args, io) }),
     );
     await result.policy.dispose();
     progress.finish(note);

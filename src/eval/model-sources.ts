@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { readModelConfig, WEIGHT_DTYPES } from '../model/config';
 import { resolveModel } from '../model/hub';
 import type { DownloadProgress } from '../model/hub';
+import type { OnLoad } from '../model/load';
 import { loadTokenizerOf } from '../model/tokenizer';
 import { LocalPolicy } from '../policy/local';
 import { readAdapterConfig } from '../model/peft';
@@ -110,6 +111,8 @@ export interface OpenRepliesOptions
   /** how to read replies that are on file */
   reading?: ReadRepliesOptions;
   onDownload?: (progress: DownloadProgress) => void;
+  /** told of how much of a local model has been read */
+  onLoad?: OnLoad;
 }
 
 /** The file of a run's replies: letters that any file system takes. */
@@ -187,7 +190,7 @@ async function prepareLocal(
   tweets: readonly TweetToAnswer[],
   options: OpenRepliesOptions,
 ): Promise<PreparedSource> {
-  const { references, onDownload } = options;
+  const { references, onDownload, onLoad } = options;
   const { answering, drawn, file, write, writing } = planOf(source, tweets, options);
   const modelDirectory = await resolveModel(source.model, onDownload);
   const config = readModelConfig(modelDirectory);
@@ -206,7 +209,7 @@ async function prepareLocal(
   const open = async (): Promise<ModelReplies> => {
     const tokenizer = await loadTokenizerOf(modelDirectory, config);
     const policy = LocalPolicy.load({
-      ...{ modelDirectory, adapterDirectory: adapter, dtype },
+      ...{ modelDirectory, adapterDirectory: adapter, dtype, onLoad },
       stopTokenIds: [...new Set([...config.eosTokenIds, tokenizer.eosTokenId])],
     });
     try {

@@ -10,8 +10,10 @@ import { loraDelta, moduleName, moduleShape } from './lora';
 import { toBfloat16 } from './half-precision';
 import type { Matrix } from './matrix';
 import { PanelMatrix, uploaded, widened } from './matrix';
+import type { ModelWeights } from './model-weights';
 import { openModelWeights } from './model-weights';
 import type { LayerWeights, QwenWeights } from './qwen3';
+import { elementCount } from './safetensors-header';
 import type { TensorSource } from './safetensors-writer';
 
 /** Gives a tensor's values in the file's layout ([out, in] for matrices), row-major. */
@@ -178,6 +180,33 @@ export function buildWeights(
   }
 }
 
+/** Told of how much of a model's files has been read, in bytes. */
+export type OnLoad = (loadedBytes: number, totalBytes: number) => void;
+
+/** Reads tensors of files, and tells how far that is. */
+function toldReaders(files: ModelWeights, onLoad: OnLoad = () => undefined) {
+  const total = [...files.tensors.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+  let loaded = 0;
+  /** Of a tensor so many elements have been read: all unless told. */
+  const tell = (name: string, elements?: number): void => {
+    const { byteLength = 0, shape = [] } = files.tensors.get(name) ?? {};
+    loaded += elements === undefined ? byteLength : byteLength * (elements / elementCount(shape));
+    onLoad(Math.round(loaded), total);
+  };
+  return {
+    read: (name: string): Float32Array => {
+      const values = files.read(name);
+      tell(name);
+      return values;
+    },
+    readBfloat16: (name: string, begin: number, end: number): Uint16Array => {
+      const values = files.readBfloat16(name, begin, end);
+      tell(name, end - begin);
+      return values;
+    },
+  };
+}
+
 /**
  * Reads a model directory's weights, after checking every name and shape against its configuration.
  * @throws CheckpointError  naming the file and the tensor
@@ -185,7 +214,7 @@ export function buildWeights(
 export function loadWeights(
   dir: string,
   config: ModelConfig,
-  options: Omit<WeightOptions, 'readBfloat16'> = {},
+  { onLoad, ...options }: Omit<WeightOptions, 'readBfloat16'> & { onLoad?: OnLoad } = {},
 ): QwenWeights {
   const files = openModelWeights(dir);
   try {
@@ -194,9 +223,8 @@ export function loadWeights(
       [...files.tensors].map(([name, { shape }]) => ({ name, shape })),
       dir,
     );
-    const readBfloat16 = (name: string, begin: number, end: number): Uint16Array =>
-      files.readBfloat16(name, begin, end);
-    return buildWeights(config, (name) => files.read(name), { ...options, readBfloat16 });
+    const { read, readBfloat16 } = toldReaders(files, onLoad);
+    return buildWeights(config, read, { ...options, readBfloat16 });
   } finally {
     files.close();
   }

@@ -11,6 +11,7 @@ import { readModelConfig } from '../model/config';
 import type { ModelConfig, WeightDtype } from '../model/config';
 import { adapterDropout } from '../model/dropout';
 import { fileTensors, loadWeights, weightTensors } from '../model/load';
+import type { OnLoad } from '../model/load';
 import { LoraAdapter } from '../model/lora';
 import type { StepShape } from '../model/memory';
 import { tokenLogProbs } from '../model/ops';
@@ -56,6 +57,8 @@ export interface LocalPolicyOptions extends LocalSamplerOptions {
   trainable?: 'lora' | 'all';
   /** Keep only each layer's input for the backward pass, which computes the layer again: the same gradients. */
   gradientCheckpointing?: boolean;
+  /** Told of how much of the model's files has been read. */
+  onLoad?: OnLoad;
   /** Tokens that end a completion; default: the model's end tokens. */
   stopTokenIds?: readonly number[];
 }
@@ -98,7 +101,7 @@ export class LocalPolicy implements Policy {
 
   /** @throws CheckpointError  when the model or the adapter cannot be read, or do not belong together */
   static load(options: LocalPolicyOptions): LocalPolicy {
-    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', seed = 0, dtype } = options;
+    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', seed = 0, dtype, onLoad } = options;
     if (trainable === 'all' && (adapterDirectory !== undefined || lora !== undefined))
       throw new ConfigError(
         'trainable: all takes no adapter; merge it into the model first, or set trainable: lora',
@@ -106,7 +109,7 @@ export class LocalPolicy implements Policy {
     const config = readModelConfig(modelDirectory);
     const stored = adapterDirectory === undefined ? null : readAdapter(adapterDirectory, config);
     const kind = trainable === 'all' ? 'variable' : 'constant';
-    const load = (): QwenWeights => loadWeights(modelDirectory, config, { kind, dtype });
+    const load = (): QwenWeights => loadWeights(modelDirectory, config, { kind, dtype, onLoad });
     const weights = loadWithAdvice(load, config, options);
     let adapter: LoraAdapter | null = null;
     if (stored !== null) adapter = new LoraAdapter(config, stored.config, stored.matrices);
@@ -173,26 +176,26 @@ export class LocalPolicy implements Policy {
 
   // ---- logProbs ----
 
+  private logProbPass(of: 'policy' | 'reference', temperature: number): CompiledFunction {
+    const adapter = of === 'policy' ? this.adapter : this.reference;
+    return this.compiled(
+      `logProbs ${of} ${temperature}`,
+      `logProbs of ${of}`,
+      (ids, mask, positions, own, ownPositions) => {
+        const prompts = { ids, mask, positions };
+        const hidden = forwardSharedPrefix(this.network(adapter), prompts, own, ownPositions);
+        return [tokenLogProbs(hidden, tf.reshape(own, [own.size]), this.weights.head, temperature).logProbs];
+      },
+    );
+  }
+
   async logProbs(
     sequences: readonly Sequence[],
     { of = 'policy', temperature = 1 }: { of?: 'policy' | 'reference'; temperature?: number } = {},
   ): Promise<Float32Array[]> {
     requireTemperature(temperature);
     if (of === 'reference') this.requireFrozenWeights();
-    const adapter = of === 'policy' ? this.adapter : this.reference;
-    const pass = this.compiled(
-      `logProbs ${of} ${temperature}`,
-      `logProbs of ${of}`,
-      (ids, mask, positions, own, ownPositions) => {
-        const hidden = forwardSharedPrefix(
-          this.network(adapter),
-          { ids, mask, positions },
-          own,
-          ownPositions,
-        );
-        return [tokenLogProbs(hidden, tf.reshape(own, [own.size]), this.weights.head, temperature).logProbs];
-      },
-    );
+    const pass = this.logProbPass(of, temperature);
     const results = new Array<Float32Array>(sequences.length);
     for (const groups of logProbPasses(sequences)) {
       const prompts = packPrompts(

@@ -6,6 +6,7 @@ import { readModelConfig } from '../model/config';
 import type { ModelConfig } from '../model/config';
 import { resolveModel, WITHOUT_WEIGHTS } from '../model/hub';
 import type { DownloadProgress } from '../model/hub';
+import type { OnLoad } from '../model/load';
 import { readAdapterConfig } from '../model/peft';
 import { loadTokenizerOf } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
@@ -54,6 +55,8 @@ export interface PrepareOptions {
   notify?: (line: string) => void;
   /** told of downloads from the hub */
   onDownload?: (progress: DownloadProgress) => void;
+  /** told of how much of the model has been read */
+  onLoad?: OnLoad;
   signal?: AbortSignal;
   /** Records instead of those of `data.train` and `data.eval`, as their lines have them. */
   train?: readonly object[];
@@ -134,8 +137,7 @@ export async function prepare(experiment: Experiment, options: PrepareOptions): 
 }
 
 /** Who is told of what, and where a server's models are noted. */
-export interface OpenPolicyOptions {
-  notify?: (line: string) => void;
+export interface OpenPolicyOptions extends Pick<PrepareOptions, 'notify' | 'onLoad'> {
   /** Of a policy on a server: where its models are noted, see `ModelRegistry`. */
   registryFile?: string;
 }
@@ -147,13 +149,13 @@ export interface OpenPolicyOptions {
  */
 export async function openPolicy(
   { experiment, modelDirectory, modelConfig, stopTokenIds }: Prepared,
-  { notify, registryFile }: OpenPolicyOptions = {},
+  { notify, onLoad, registryFile }: OpenPolicyOptions = {},
 ): Promise<RunPolicy> {
   const { policy, seed, checkpoint_path: start, training, dtype } = experiment;
   const lora = adapterConfig(experiment);
   if (policy.type === 'local')
     return LocalPolicy.load({
-      ...{ modelDirectory, dtype, stopTokenIds, seed, adapterDirectory: start, lora },
+      ...{ modelDirectory, dtype, onLoad, stopTokenIds, seed, adapterDirectory: start, lora },
       gradientCheckpointing: training.gradient_checkpointing,
     });
   const { base_url: baseUrl, base_model: baseModel, api_key_env: variable } = policy;
@@ -382,14 +384,10 @@ function sampleHooks(
       characters.set(step, meanOf(drawn.map((reply) => [...reply].length)));
       const replies = groups.map(({ completions }) => completions.map(texts));
       if (!keepsSamples(step, every)) return;
-      groups.forEach(({ prompt }, g) =>
-        sink.sample({
-          step,
-          prompt_id: prompt.id,
-          replies: replies[g],
-          rewards: scores[g].map(({ total }) => total),
-        }),
-      );
+      groups.forEach(({ prompt }, g) => {
+        const rewards = scores[g].map(({ total }) => total);
+        sink.sample({ step, prompt_id: prompt.id, replies: replies[g], rewards });
+      });
     },
     onStep: (record: StepRecord, totalSteps: number): void | Promise<void> => {
       const length = characters.get(record.step);

@@ -46,7 +46,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
   const memory = memoryWarning(prepared);
   // Before the model is loaded: the system may end the process then, without a word.
   if (memory !== null) hooks.notify?.(memory);
-  const policy = await openPolicy(prepared, { notify: hooks.notify, registryFile });
+  const policy = await openPolicy(prepared, { ...hooks, registryFile });
   let run: RunDirectory | undefined;
   try {
     const work = prepareWork(prepared, policy);
@@ -69,13 +69,7 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
       await run.finish(policy, result, { degraded, takeBest });
       return { ...result, directory: experiment.output_dir, policy, tokenizer };
     } catch (error) {
-      logFailure(run, error);
-      if (error instanceof NumericError) {
-        await policy.save(experiment.output_dir);
-        const latest = run.latestCheckpointName();
-        if (latest !== null)
-          error.message += `; the last good checkpoint is ${path.join(run.directory, latest)}`;
-      }
+      await afterFailure(run, policy, error);
       throw error;
     }
   } catch (error) {
@@ -85,6 +79,15 @@ export async function runExperiment(given: Experiment, hooks: RunHooks = {}): Pr
     run?.close();
     if (hooks.reward === undefined) prepared.task.reward.dispose?.();
   }
+}
+
+/** Leaves the reason in the log, and of a run that diverged the adapter as it was before. */
+async function afterFailure(run: RunDirectory, policy: RunPolicy, error: unknown): Promise<void> {
+  logFailure(run, error);
+  if (!(error instanceof NumericError)) return;
+  await policy.save(run.directory);
+  const latest = run.latestCheckpointName();
+  if (latest !== null) error.message += `; the last good checkpoint is ${path.join(run.directory, latest)}`;
 }
 
 /** That a run may not fit, and what would; null where it does, or a server has the model. */
