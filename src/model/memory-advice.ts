@@ -90,8 +90,9 @@ function largestBatch(step: PlannedStep, change: PlanOptions, available: number)
   return fits;
 }
 
-/** Settings that decide a step's shape, for `memoryAdvice`: of all methods, and of GRPO. */
+/** Settings of all methods that decide a step's shape, for `memoryAdvice`. */
 export const SHAPE_SETTINGS = ['training.batch_size', 'training.max_length', 'lora.r'] as const;
+/** Those of GRPO. */
 export const GRPO_SETTINGS = [...SHAPE_SETTINGS, 'grpo.n_generations', 'grpo.max_new_tokens'] as const;
 
 /**
