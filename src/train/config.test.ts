@@ -113,5 +113,8 @@ describe('loadExperiment', () => {
     const experiment = loadExperiment(file, ['seed=9', 'grpo.temperature=1.0']);
     expect(experiment.grpo).toMatchObject({ n_generations: 6, kl_coeff: 0.3, temperature: 1 });
     expect([experiment.seed, experiment.warm_start]).toEqual([9, join(folder, 'warm.yaml')]);
+    const [base, warm] = [join(folder, 'base.yaml'), join(folder, 'elsewhere', 'warm.yaml')];
+    const whole = loadExperiment(write('whole.yaml', `_base_: ${base}\nwarm_start: ${warm}\n`));
+    expect([whole.seed, whole.warm_start]).toEqual([1, warm]);
   });
 });

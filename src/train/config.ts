@@ -73,7 +73,7 @@ function readTree(file: string, seen: readonly string[] = []): Tree {
   if (base === undefined) return own;
   if (typeof base !== 'string')
     throw new ConfigError(`${file}: _base_ is ${JSON.stringify(base)}; expected a file name`);
-  return merge(readTree(path.join(path.dirname(full), base), [...seen, full]), own);
+  return merge(readTree(path.resolve(path.dirname(full), base), [...seen, full]), own);
 }
 
 /**
@@ -110,7 +110,7 @@ export function loadExperiment(file: string, overrides: readonly string[] = []):
   const { warm_start: first } = experiment;
   return first === undefined
     ? experiment
-    : { ...experiment, warm_start: path.join(path.dirname(file), first) };
+    : { ...experiment, warm_start: path.isAbsolute(first) ? first : path.join(path.dirname(file), first) };
 }
 
 function optimiserOf({ training }: Experiment) {
