@@ -5,8 +5,8 @@
 
 The same work: LoRA r=16 on the seven projections, base weights (and with bfloat16 activations too) of that type, random prompts of
 Tp tokens, completions of exactly Tc tokens at temperature 0.8 and top-p 0.9, KL to the bare model with beta 0.1, one AdamW step,
-gradient checkpointing off (TRL's default is on, which is slower). Prints one JSON object: seconds of each step, peak memory, and the
-speed of a large matrix product, which bounds any implementation. Needs torch, transformers, peft, and for `grpo` trl and datasets.
+gradient checkpointing off (TRL's default is on, which is slower). Prints one JSON object: seconds of each step, peak memory, and
+the speed of a large matrix product, which bounds any implementation. Needs torch, transformers, peft, and for `grpo` trl and datasets.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 /**
  * Products with the model's matrices, and frozen matrices in 16 or 4 bits, as panels of 16 columns: the layout that the
- * binding's ops multiply by (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and those of a bfloat16
- * checkpoint not at all. Where the ops cannot run (a GPU, XLA, op by op) graphs widen a matrix each time it is used.
+ * binding's ops multiply by (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and
+ * those of a bfloat16 checkpoint not at all. Where the ops cannot run (a GPU, XLA, op by op) graphs widen a matrix each time
+ * it is used.
  */
 import { ownOp, takesOwnOps } from '../runtime/compile';
 import { ShapeError } from '../runtime/errors';

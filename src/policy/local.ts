@@ -49,7 +49,7 @@ export interface LocalPolicyOptions extends LocalSamplerOptions {
   /** Start from this PEFT directory; else a fresh adapter of `lora`, else (neither) the bare model. */
   adapterDirectory?: string;
   lora?: AdapterConfig;
-  /** How the base weights are kept: `float32` (default), `bfloat16` in half the memory, or `nf4` in a fourth to a sixth; frozen. */
+  /** Of the base weights: `float32` (default), `bfloat16` in half the memory, or `nf4` in a fourth to a sixth; both frozen. */
   dtype?: WeightDtype;
   /** Seed of a fresh adapter. */
   seed?: number;
