@@ -1,5 +1,5 @@
-// Matrices as panels: how they are laid out, and products with those that are kept in 16 bits (src/model/matrix.ts has the
-// same as graphs of TensorFlow's ops). Weights are widened to float32 a few panels at a time; all arithmetic is in float32.
+// Matrices as panels: how they are laid out, and products with those that are kept in fewer than 32 bits
+// (src/model/matrix.ts has the same as graphs of TensorFlow's ops). Weights are widened to float32 a few panels at a time; all arithmetic is in float32.
 //
 //   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
 //   GrpolabProduct(x [N, k], panels) -> x W [N, n]

@@ -1,10 +1,9 @@
 /** `grpolab generate`: replies sampled for every input line. */
 import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
-import { readModelConfig, WEIGHT_DTYPES } from '../model/config';
+import { readModelConfig } from '../model/config';
 import { loadTokenizer } from '../model/tokenizer';
 import type { Tokenizer } from '../model/tokenizer';
-import { LocalPolicy } from '../policy/local';
 import type { Completion, SampleOptions } from '../policy/policy';
 import type { Arguments } from './arguments';
 import type { GenerateLine } from './generate-lines';
@@ -12,7 +11,8 @@ import { parseGenerateLine } from './generate-lines';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { readInput } from './lines';
-import { loadBar, openModelDirectory } from './open-model';
+import { loadPolicy } from './load-policy';
+import { openModelDirectory } from './open-model';
 
 /** Replies sampled between two outputs. */
 const ROWS_PER_CHUNK = 256;
@@ -74,13 +74,7 @@ export async function generate(args: Arguments, io: Io): Promise<number> {
       maxNewTokens: options.maxNewTokens,
     }),
   );
-  const dtype = args.choice('dtype', WEIGHT_DTYPES);
-  const policy = LocalPolicy.load({
-    onLoad: loadBar(args, io),
-    modelDirectory,
-    adapterDirectory: args.text('adapter'),
-    dtype,
-  });
+  const policy = loadPolicy(args, io, modelDirectory);
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'generate', unit: 'prompts', total: lines.length },

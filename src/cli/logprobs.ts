@@ -4,15 +4,15 @@ import { parserOf } from '../data/records';
 import { DataError } from '../runtime/errors';
 import { strictJson } from '../runtime/files';
 import { Progress } from '../runtime/progress';
-import { readModelConfig, WEIGHT_DTYPES } from '../model/config';
+import { readModelConfig } from '../model/config';
 import type { ModelConfig } from '../model/config';
-import { LocalPolicy } from '../policy/local';
 import type { Sequence } from '../policy/policy';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { checkTokenIds, readInput } from './lines';
-import { loadBar, openModelDirectory } from './open-model';
+import { loadPolicy } from './load-policy';
+import { openModelDirectory } from './open-model';
 
 /** Sequences computed between two reports. The policy forms its own passes within them. */
 const CHUNK = 64;
@@ -51,13 +51,7 @@ export async function logprobs(args: Arguments, io: Io): Promise<number> {
   const modelDirectory = await openModelDirectory(args, io);
   const config = readModelConfig(modelDirectory);
   const lines = await readInput(args, io, (value) => parseSequence(value, config));
-  const dtype = args.choice('dtype', WEIGHT_DTYPES);
-  const policy = LocalPolicy.load({
-    onLoad: loadBar(args, io),
-    modelDirectory,
-    adapterDirectory: args.text('adapter'),
-    dtype,
-  });
+  const policy = loadPolicy(args, io, modelDirectory);
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'logprobs', unit: 'lines', total: lines.length },
