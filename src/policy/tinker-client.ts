@@ -87,6 +87,8 @@ const HEARTBEAT_SECONDS = 15;
 const GREETING_SECONDS = 2;
 /** Of a request of a client in a hurry. */
 const HURRIED_SECONDS = 5;
+/** Timers count whole milliseconds and may end early: a question that took all the time left must be found late. */
+const EARLY_SECONDS = 0.005;
 
 const sessionAnswer = z.object({ session_id: z.string().min(1) });
 const ticketAnswer = z.object({ request_id: z.union([z.string().min(1), z.number()]) });
@@ -249,7 +251,7 @@ export class TinkerClient {
     let isBack = false;
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
-      const left = Math.max(0.001, timeoutSeconds - (performance.now() - begin) / 1000);
+      const left = Math.max(0, timeoutSeconds - (performance.now() - begin) / 1000) + EARLY_SECONDS;
       const silenceSeconds = Math.min(SILENCE_SECONDS, left);
       const outcome = await this.attempt(question, { isBinary, signal, isBack, silenceSeconds });
       if (outcome.kind === 'answer') return this.checked(outcome.body, form, of);
