@@ -1,7 +1,8 @@
 // Our steps beside those of TRL, PEFT and transformers, in turn on the same machine:
 //   node bench/race.mjs --python PYTHON [--models S,M] [--cases grpo-4x4,grpo-2x8,sft,generate] [--dtypes float32]
-//     [--rounds 3] [--steps 5] [--warmup 2]
+//     [--matmul-precision float32] [--rounds 3] [--steps 5] [--warmup 2]
 // Models are S, M or 0.6B (whose cases are grpo-2x4, sft-2x4), dtypes float32 or bfloat16, of the base weights on both sides.
+// --matmul-precision bfloat16 is of our products with weights in bfloat16: those of the other side are in bfloat16 anyway.
 // PYTHON has torch, transformers, peft, trl and datasets. Each measurement is a process of its own; a table of medians, minima,
 // ratios, peak memory and the bound by floating-point operations goes to standard output, all numbers to --output.
 import { execFileSync } from 'node:child_process';
@@ -27,6 +28,7 @@ const { values } = parseArgs({
     models: { type: 'string', default: 'S' },
     cases: { type: 'string', default: 'grpo-4x4,grpo-2x8,sft,generate' },
     dtypes: { type: 'string', default: 'float32' },
+    'matmul-precision': { type: 'string', default: 'float32' },
     rounds: { type: 'string', default: '3' },
     steps: { type: 'string', default: '5' },
     warmup: { type: 'string', default: '2' },
@@ -34,15 +36,26 @@ const { values } = parseArgs({
   },
 });
 const cases = values.cases.split(',');
-const unknown = cases.find((name) => !Object.hasOwn(CASES, name));
-if (values.python === undefined || unknown !== undefined) {
-  const problem = unknown === undefined ? '--python is missing' : `--cases has "${unknown}"`;
-  console.error(
-    `race: ${problem}; expected a Python with TRL, and cases of ${Object.keys(CASES).join(', ')}`,
-  );
+const dtypes = values.dtypes.split(',');
+const precision = values['matmul-precision'];
+
+/** What is wrong with the options; undefined where nothing is. */
+function problemOf() {
+  if (values.python === undefined) return '--python is missing; expected a Python with TRL';
+  const unknown = cases.find((name) => !Object.hasOwn(CASES, name));
+  if (unknown !== undefined)
+    return `--cases has "${unknown}"; expected cases of ${Object.keys(CASES).join(', ')}`;
+  if (!['float32', 'bfloat16'].includes(precision))
+    return `--matmul-precision is "${precision}"; expected float32 or bfloat16`;
+  if (precision === 'bfloat16' && !dtypes.includes('bfloat16'))
+    return '--matmul-precision bfloat16 needs bfloat16 among --dtypes';
+  return undefined;
+}
+const problem = problemOf();
+if (problem !== undefined) {
+  console.error(`race: ${problem}`);
   process.exit(2);
 }
-const dtypes = values.dtypes.split(',');
 const [rounds, steps] = [Number(values.rounds), values.steps];
 const directory = path.resolve(root, values.output);
 
@@ -107,31 +120,25 @@ function modelOf(name) {
 function race(modelName, caseName, dtype) {
   const model = modelOf(modelName);
   const one = CASES[caseName];
+  // Weights in float32 are multiplied in float32.
+  const products = dtype === 'bfloat16' ? precision : 'float32';
   const shape = Object.entries(one.shape)
     .map((entry) => entry.join('='))
     .join();
   const [ours, theirs] = [[], []];
   for (let round = 0; round < rounds; round++) {
-    console.error(`${modelName} ${caseName} ${dtype}: round ${round + 1} of ${rounds}`);
+    console.error(
+      `${modelName} ${caseName} ${dtype}, our products ${products}: round ${round + 1} of ${rounds}`,
+    );
     const common = [
-      '--model',
-      model,
-      '--what',
-      one.what,
-      '--shape',
-      shape,
-      '--steps',
-      steps,
-      '--dtype',
-      dtype,
+      ...['--model', model, '--what', one.what, '--shape', shape],
+      ...['--steps', steps, '--warmup', values.warmup, '--dtype', dtype],
     ];
     ours.push(
       measure(process.execPath, [
-        path.join(root, 'bin/grpolab.mjs'),
-        'bench',
-        ...common,
-        '--json',
-        '--quiet',
+        ...[path.join(root, 'bin/grpolab.mjs'), 'bench', ...common],
+        ...(products === 'float32' ? [] : ['--matmul-precision', products]),
+        ...['--json', '--quiet'],
       ]),
     );
     theirs.push(measure(values.python, [path.join(root, 'bench/trl_steps.py'), ...common]));
@@ -151,7 +158,8 @@ function race(modelName, caseName, dtype) {
   );
   const peak = (runs) => Math.max(...runs.map(({ peak_rss_bytes: bytes }) => bytes));
   return {
-    ...{ model: modelName, case: caseName, dtype, shape, rounds, steps: Number(steps), mode: ours[0].mode },
+    ...{ model: modelName, case: caseName, dtype, matmul_precision: products, shape },
+    ...{ rounds, steps: Number(steps), mode: ours[0].mode },
     ours: { median_s: median(our), min_s: Math.min(...our), all_s: our, peak_rss_bytes: peak(ours), phases },
     theirs: {
       median_s: median(their),
@@ -180,7 +188,8 @@ for (const name of values.models.split(','))
 const gib = (bytes) => (bytes / 2 ** 30).toFixed(2);
 const line = (one) =>
   [
-    ...[one.model, one.case, one.dtype, one.shape, one.ours.median_s.toFixed(3), one.ours.min_s.toFixed(3)],
+    ...[one.model, one.case, one.dtype, one.matmul_precision, one.shape],
+    ...[one.ours.median_s.toFixed(3), one.ours.min_s.toFixed(3)],
     ...[one.theirs.median_s.toFixed(3), one.theirs.min_s.toFixed(3)],
     ...[
       one.ratio.toFixed(2),
@@ -193,8 +202,8 @@ console.log(
   `${machine.cpu}, ${machine.cores} cores, Node ${machine.node}; ${JSON.stringify(results[0].versions)}; ${rounds} rounds of ${steps} steps in turn\n`,
 );
 console.log(
-  '| model | case | weights | shape | ours, s | min | theirs, s | min | theirs / ours | of minima | peak GiB ' +
+  '| model | case | weights | our products | shape | ours, s | min | theirs, s | min | theirs / ours | of minima | peak GiB ' +
     '| bound, s | ours / bound |',
 );
-console.log(`|${'---|'.repeat(13)}`);
+console.log(`|${'---|'.repeat(14)}`);
 for (const one of results) console.log(`| ${line(one)} |`);

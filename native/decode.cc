@@ -43,6 +43,7 @@ struct Options {
   float eps = 1e-6f;
   float theta = 1e6f;
   int64_t group = 1, vocabulary = 0, vectors = 0, matrices = 0, factors = 0;
+  bool rounded = false;
 };
 
 void* CreateOptions(TF_OpKernelConstruction* construction) {
@@ -55,6 +56,9 @@ void* CreateOptions(TF_OpKernelConstruction* construction) {
                                                        {"N", &options->vectors},
                                                        {"M", &options->matrices},
                                                        {"F", &options->factors}};
+  unsigned char rounded = 0;
+  if (status.ok()) TF_OpKernelConstruction_GetAttrBool(construction, "rounded", &rounded, status.status);
+  options->rounded = rounded != 0;
   for (const auto& [name, value] : integers)
     if (status.ok()) TF_OpKernelConstruction_GetAttrInt64(construction, name, value, status.status);
   if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
@@ -96,6 +100,7 @@ struct Model {
     const int factors = matrices + static_cast<int>(options.matrices);
     const auto weight = [&](int layer, int i) {
       Weight result{Panels(in, matrices + 2 + 4 * layer + i), {}, {}};
+      result.w.rounded = options.rounded;
       if (options.factors == 0) return result;
       result.a = Panels(in, factors + 8 * layer + 2 * i);
       result.b = Panels(in, factors + 8 * layer + 2 * i + 1);
@@ -104,6 +109,7 @@ struct Model {
     if (in.dtype(matrices) == TF_FLOAT) table = in.floats(matrices);
     else embedding = Panels(in, matrices);
     head.w = Panels(in, matrices + 1);
+    head.w.rounded = options.rounded;
     final_norm = in.floats(start);
     for (int layer = 0; layer < (options.vectors - 1) / 4; layer++) {
       const int v = start + 1 + 4 * layer;
@@ -124,6 +130,7 @@ bool HasWeights(const OpInputs& in, int start, const Options& o) {
   const int64_t layers = (o.vectors - 1) / 4;
   if (layers < 1 || o.vectors != 1 + 4 * layers || o.matrices != 2 + 4 * layers) return false;
   if (o.factors != 0 && o.factors != 8 * layers) return false;
+  if (o.rounded && in.dtype(start + static_cast<int>(o.vectors)) == TF_FLOAT) return false;
   for (int i = start + static_cast<int>(o.vectors) + 1; i < in.count(); i++)
     if (!Panels(in, i).ok()) return false;
   return true;
@@ -204,9 +211,15 @@ class Pass {
     return std::max<int64_t>(1, std::min(in_cache, panels / (ThreadCount() * 4)));
   }
 
-  // states_ = packed rows times an adapter's A.
+  // states_ = packed rows times an adapter's A. Then the rows are laid out for the matrix.
+  void Prepare(float* x, int64_t rows, const Weight& weight) {
+    if (weight.a.ok()) States(x, rows, weight);
+    if (!weight.w.rounded) return;
+    TightParallelFor(Ceil(rows),
+                     [&](int64_t block) { m_.kernels->round(x + block * kWidth * weight.w.k, weight.w.k); });
+  }
+
   void States(const float* x, int64_t rows, const Weight& weight) {
-    if (!weight.a.ok()) return;
     const Panels& a = weight.a;
     const int64_t width = a.panels * kWidth;
     states_.resize(std::max<size_t>(states_.size(), Ceil(rows) * kWidth * width));
@@ -228,9 +241,9 @@ class Pass {
                         kWidth, out, ldo, columns, Into::kAdd);
   }
 
-  // out [rows, columns] (+)= packed rows times a matrix.
-  void Multiply(const float* x, int64_t rows, const Weight& weight, float* out, int64_t ldo, int64_t columns, Into into) {
-    States(x, rows, weight);
+  // out [rows, columns] (+)= packed rows times a matrix. The rows may be gone afterwards.
+  void Multiply(float* x, int64_t rows, const Weight& weight, float* out, int64_t ldo, int64_t columns, Into into) {
+    Prepare(x, rows, weight);
     const Panels& w = weight.w;
     const int64_t grain = Grain(w.panels, w.k);
     TightParallelFor((w.panels + grain - 1) / grain, [&](int64_t task) {
@@ -246,7 +259,7 @@ class Pass {
 
   // packed_ -> gate and up, of which act [ff] is laid out for the next product.
   void GateUp(const Weight& weight, float* act) {
-    States(packed_.data(), n_, weight);
+    Prepare(packed_.data(), n_, weight);
     const Panels& w = weight.w;
     const int64_t panels = w.panels / 2, grain = Grain(panels, 2 * w.k);
     TightParallelFor((panels + grain - 1) / grain, [&](int64_t task) {
@@ -467,7 +480,7 @@ void Destroy(void* state) {
 
 void RegisterDecodingOps() {
   const std::vector<const char*> model = {"eps: float", "theta: float",        "group: int", "vocabulary: int",
-                                          "N: int",     "M: int", "F: int >= 0", "T: {float, int32}"};
+                                          "N: int",     "M: int", "F: int >= 0", "T: {float, int32}", "rounded: bool"};
   RegisterOp({"GrpolabPrefill",
               {"tokens: int32", "lengths: int32", "cache: float", "vectors: N * float", "matrices: M * T",
                "factors: F * float"},

@@ -5,6 +5,9 @@
 
 #include <math.h>
 #include <string.h>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -81,15 +84,44 @@ INLINE Register Line(const uint16_t* b) {
   return reinterpret_cast<Register>(__builtin_convertvector(halves, Words) << 16);
 }
 
+// Sums of R rows into the first columns of a result.
+template <int R>
+INLINE void StoreSums(const Register (&sums)[R][kParts], float* out, int64_t ldo, int64_t columns, Into into) {
+  const bool is_direct = columns == kWidth && into == Into::kStore;
+  float lines[R * kWidth];
+  // Unrolled: sums that are looked at with a variable would be kept in memory.
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++) {
+    float* target = is_direct ? out + r * ldo : lines + r * kWidth;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; p++) *reinterpret_cast<LooseRegister*>(target + p * kLanes) = sums[r][p];
+  }
+  if (is_direct) return;
+  for (int r = 0; r < R; r++) {
+    float* result = out + r * ldo;
+    const float* line = lines + r * kWidth;
+    if (columns == kWidth) {
+      Store(result, Load(result) + Load(line));
+      continue;
+    }
+    for (int64_t j = 0; j < columns; j++) result[j] = into == Into::kAdd ? result[j] + line[j] : line[j];
+  }
+}
+
+// A product asks for what comes so many bytes later, across pages, where the processor's own prefetching stops; into the second
+// level of the cache, which has more room for what is on its way. Of lines that do not follow each other, the next few.
+constexpr int64_t kAhead = 8192, kLinesAhead = 8;
+INLINE void Prefetch(const void* at) { __builtin_prefetch(at, 0, 2); }
+
 template <int R, typename B>
 INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const B* b, int64_t ldb, float* out,
                  int64_t ldo, int64_t columns, Into into) {
   Register sums[R][kParts];
 #pragma GCC unroll 64
   for (int i = 0; i < R * kParts; i++) sums[i / kParts][i % kParts] = Register{};
+  const int64_t ahead = ldb == kWidth ? kAhead / static_cast<int64_t>(kWidth * sizeof(B)) : kLinesAhead;
   for (int64_t i = 0; i < k; i++) {
-    // Across a page, where the processor's own prefetching stops.
-    __builtin_prefetch(reinterpret_cast<const char*>(b + i * ldb) + 4096);
+    Prefetch(b + (i + ahead) * ldb);
     Register line[kParts];
 #pragma GCC unroll 4
     for (int p = 0; p < kParts; p++) line[p] = Line(b + i * ldb + p * kLanes);
@@ -100,65 +132,133 @@ INLINE void Tile(const float* x, int64_t step, int64_t row, int64_t k, const B* 
       for (int p = 0; p < kParts; p++) sums[r][p] += line[p] * factor;
     }
   }
-  for (int r = 0; r < R; r++) {
-    float lanes[kWidth];
-    float* target = columns == kWidth && into == Into::kStore ? out + r * ldo : lanes;
-#pragma GCC unroll 4
-    for (int p = 0; p < kParts; p++) *reinterpret_cast<LooseRegister*>(target + p * kLanes) = sums[r][p];
-    if (target != lanes) continue;
-    float* result = out + r * ldo;
-    if (columns == kWidth) {
-      Store(result, Load(result) + Load(lanes));
-      continue;
-    }
-    for (int64_t j = 0; j < columns; j++) result[j] = into == Into::kAdd ? result[j] + lanes[j] : lanes[j];
-  }
+  StoreSums<R>(sums, out, ldo, columns, into);
 }
 
-// The layout of packed rows is known to the compiler: one of the two strides is a constant.
-template <int R, typename B>
-void Strided(Rows x, int64_t k, const B* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
-  if (x.step == kWidth && x.row == 1 && ldb == kWidth)
-    Tile<R, B>(x.data, kWidth, 1, k, b, kWidth, out, ldo, columns, into);
-  else if (x.step == kWidth && x.row == 1)
-    Tile<R, B>(x.data, kWidth, 1, k, b, ldb, out, ldo, columns, into);
-  else
-    Tile<R, B>(x.data, x.step, x.row, k, b, ldb, out, ldo, columns, into);
+// Products in float32 with a b of floats or of bfloat16.
+template <typename B>
+struct Single {
+  typedef B Element;
+
+  // The layout of packed rows is known to the compiler: one of the two strides is a constant.
+  template <int R>
+  static void Run(Rows x, int64_t k, const B* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
+    if (x.step == kWidth && x.row == 1 && ldb == kWidth)
+      Tile<R, B>(x.data, kWidth, 1, k, b, kWidth, out, ldo, columns, into);
+    else if (x.step == kWidth && x.row == 1)
+      Tile<R, B>(x.data, kWidth, 1, k, b, ldb, out, ldo, columns, into);
+    else
+      Tile<R, B>(x.data, x.step, x.row, k, b, ldb, out, ldo, columns, into);
+  }
+};
+
+#if defined(__AVX512BF16__)
+// Two lines of 16 halves as pairs, 16 words.
+INLINE __m512i Pairs(__m512i lines) {
+  typedef int16_t Shorts __attribute__((vector_size(64)));
+  const Shorts order = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(reinterpret_cast<__m512i>(order), lines);
 }
+
+// Lines 2 i and 2 i + 1 of b as pairs: of what Round laid out, and of bfloat16 as it is.
+INLINE __m512i PairLine(const float* b, int64_t i, int64_t) { return _mm512_loadu_si512(b + i * kWidth); }
+INLINE __m512i PairLine(const uint16_t* b, int64_t i, int64_t k) {
+  const uint16_t* at = b + 2 * i * kWidth;
+  return Pairs(2 * i + 1 < k ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi16(0xffff, at));
+}
+
+// Products of what Round laid out, with a b of the same kind or of bfloat16.
+template <typename B>
+struct Paired {
+  typedef B Element;
+
+  template <int R>
+  static void Run(Rows x, int64_t k, const B* b, int64_t, float* out, int64_t ldo, int64_t columns, Into into) {
+    Register sums[R][kParts];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) sums[r][0] = Register{};
+    const int64_t pairs = (k + 1) / 2;
+    for (int64_t i = 0; i < pairs; i++) {
+      Prefetch(reinterpret_cast<const char*>(b) + 64 * i + kAhead);
+      const __m512i line = PairLine(b, i, k);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        int32_t pair;
+        memcpy(&pair, x.data + i * kWidth + r, sizeof(pair));
+        const __m512i factor = _mm512_set1_epi32(pair);
+        sums[r][0] = _mm512_dpbf16_ps(sums[r][0], (__m512bh)factor, (__m512bh)line);
+      }
+    }
+    StoreSums<R>(sums, out, ldo, columns, into);
+  }
+};
+#endif
 
 template <typename B>
 using Block = void (*)(Rows, int64_t, const B*, int64_t, float*, int64_t, int64_t, Into);
 
 // One function for each number of rows; a constant, so that nothing of this file runs on a processor that cannot.
-template <int R, typename B>
+template <int R, typename Kind>
 struct Blocks {
-  static constexpr void Set(Block<B>* blocks) {
-    blocks[R] = Strided<R, B>;
-    Blocks<R - 1, B>::Set(blocks);
+  static constexpr void Set(Block<typename Kind::Element>* blocks) {
+    blocks[R] = Kind::template Run<R>;
+    Blocks<R - 1, Kind>::Set(blocks);
   }
 };
 
-template <typename B>
-struct Blocks<0, B> {
-  static constexpr void Set(Block<B>*) {}
+template <typename Kind>
+struct Blocks<0, Kind> {
+  static constexpr void Set(Block<typename Kind::Element>*) {}
 };
 
-template <typename B>
+template <typename Kind>
 struct Table {
-  Block<B> of[kRowsAtOnce + 1];
-  constexpr Table() : of{} { Blocks<kRowsAtOnce, B>::Set(of); }
+  Block<typename Kind::Element> of[kRowsAtOnce + 1];
+  constexpr Table() : of{} { Blocks<kRowsAtOnce, Kind>::Set(of); }
 };
 
-template <typename B>
-constexpr Table<B> table;
+template <typename Kind>
+constexpr Table<Kind> table;
 
-template <typename B>
-void Product(Rows x, int64_t k, const B* b, int64_t ldb, float* out, int64_t ldo, int64_t columns, Into into) {
+template <typename Kind>
+void Product(Rows x, int64_t k, const typename Kind::Element* b, int64_t ldb, float* out, int64_t ldo, int64_t columns,
+             Into into) {
   for (int64_t r = 0; r < x.count; r += kRowsAtOnce) {
     const int64_t count = x.count - r < kRowsAtOnce ? x.count - r : kRowsAtOnce;
-    table<B>.of[count]({x.data + r * x.row, x.step, x.row, count}, k, b, ldb, out + r * ldo, ldo, columns, into);
+    table<Kind>.of[count]({x.data + r * x.row, x.step, x.row, count}, k, b, ldb, out + r * ldo, ldo, columns, into);
   }
 }
+
+#if defined(__AVX512BF16__)
+constexpr bool kPairs = true;
+template <typename B>
+using Rounded = Paired<B>;
+
+void Round(float* lines, int64_t k) {
+  for (int64_t i = 0; i < k; i += 2) {
+    const __m512 first = _mm512_loadu_ps(lines + i * kWidth);
+    const __m512 second = i + 1 < k ? _mm512_loadu_ps(lines + (i + 1) * kWidth) : _mm512_setzero_ps();
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+    _mm512_storeu_si512(lines + i / 2 * kWidth, Pairs(halves));
+  }
+}
+#else
+constexpr bool kPairs = false;
+template <typename B>
+using Rounded = Single<B>;
+
+void Round(float* lines, int64_t k) {
+  for (int64_t i = 0; i < k; i++) {
+    const Vector x = Load(lines + i * kWidth);
+    const Bits bits = reinterpret_cast<Bits>(x);
+    // To the nearest, of two to the even one; a NaN stays one.
+    const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    const Bits result = x == x ? rounded : bits | 0x400000;
+    Store(lines + i * kWidth, reinterpret_cast<Vector>(result & 0xffff0000));
+  }
+}
+#endif
 
 void Widen(const uint16_t* x, int64_t n, float* out) {
   typedef uint16_t Halves __attribute__((vector_size(32)));
@@ -359,6 +459,25 @@ void GatedTile(const float* gate, const float* up, int64_t columns, float* out) 
     for (int64_t r = 0; r < kWidth; r++) out[i * kWidth + r] = tile[r * kWidth + i];
 }
 
+double SumOf(const float* x, int64_t n) {
+  typedef float Floats __attribute__((vector_size(32)));
+  typedef float LooseFloats __attribute__((vector_size(32), aligned(4), may_alias));
+  typedef double Doubles __attribute__((vector_size(64)));
+  Doubles sums[2] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int half = 0; half < 2; half++) {
+      const Floats values = *reinterpret_cast<const LooseFloats*>(x + i + 8 * half);
+      sums[half] += __builtin_convertvector(values, Doubles);
+    }
+  double lanes[8];
+  const Doubles both = sums[0] + sums[1];
+  memcpy(lanes, &both, sizeof lanes);
+  double sum = ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+  for (; i < n; i++) sum += x[i];
+  return sum;
+}
+
 INLINE Vector Scaled(const float* x, const float* bias, float temperature, int64_t i, int64_t n) {
   const Vector logits = Some(x + i, n - i, -INFINITY);
   return (bias == nullptr ? logits : logits + Some(bias + i, n - i, 0.0f)) / temperature;
@@ -388,10 +507,43 @@ double Masses(const float* x, const float* bias, float temperature, float max, i
   return total;
 }
 
+void Cut(const float* keys, float threshold, int64_t n, float* x) {
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const Vector kept = Some(keys + i, n - i, 0) >= threshold ? Some(x + i, n - i, 0) : Vector{};
+    StoreSome(x + i, n - i, kept);
+  }
+}
+
+float NegativeSoftmax(const float* x, float temperature, int64_t n, float* out, double* sum, double* moment) {
+  constexpr int64_t kBlock = 512;
+  const float max = LargestOf(x, nullptr, temperature, n);
+  double total = 0, weighted = 0;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t end = start + kBlock < n ? start + kBlock : n;
+    Vector sums{}, moments{};
+    for (int64_t i = start; i < end; i += kWidth) {
+      const Vector z = Scaled(x, nullptr, temperature, i, n) - max;
+      const Vector e = Exp(z);
+      sums += e;
+      moments += z < -87.0f ? Vector{} : e * z;  // what is past the end is -inf
+      StoreSome(out + i, n - i, e);
+    }
+    total += Sum(sums);
+    weighted += Sum(moments);
+  }
+  const float factor = static_cast<float>(-1 / total);
+  for (int64_t i = 0; i < n; i += kWidth) StoreSome(out + i, n - i, Some(out + i, n - i, 0) * factor);
+  *sum = total;
+  *moment = weighted / total;
+  return max;
+}
+
 }  // namespace
 
 extern const Kernels GRPOLAB_KERNELS;
 const Kernels GRPOLAB_KERNELS = {
-    Product<float>, Product<uint16_t>, Widen, WidenNf4Rows, Transpose, NormRows,     NormRotate,          NormRotateGrad,
-    Norm,           NormGrad,          Gate,  GateGrad,     Exponentials, ShiftedExponentials, GatedTile, LargestOf, Masses,
+    Product<Single<float>>, Product<Single<uint16_t>>,
+    kPairs, Round, Product<Rounded<float>>, Product<Rounded<uint16_t>>,
+    Widen, WidenNf4Rows, Transpose, NormRows, NormRotate, NormRotateGrad, Norm, NormGrad, Gate, GateGrad,
+    Exponentials, ShiftedExponentials, GatedTile, SumOf, LargestOf, Masses, Cut, NegativeSoftmax,
 };

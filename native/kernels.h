@@ -27,6 +27,16 @@ struct Kernels {
   // The same with a b of bfloat16.
   void (*product_half)(Rows x, int64_t k, const uint16_t* b, int64_t ldb, float* out, int64_t ldo, int64_t columns,
                        Into into);
+  // Arithmetic in bfloat16: sums in float32 of products of numbers that are rounded to bfloat16, to the nearest (of two, the
+  // even one). `round` rounds k lines of 16 floats in place, and lays them out as the products below take them: if
+  // `pairs`, line i of words holds lines 2 i (lower half) and 2 i + 1 (zeros after the last).
+  bool pairs;
+  void (*round)(float* lines, int64_t k);
+  // `product` and `product_half` of 16 rows that are lines of x, with a b that `round` laid out as well, and one of bfloat16.
+  void (*product_rounded)(Rows x, int64_t k, const float* b, int64_t ldb, float* out, int64_t ldo, int64_t columns,
+                          Into into);
+  void (*product_half_rounded)(Rows x, int64_t k, const uint16_t* b, int64_t ldb, float* out, int64_t ldo, int64_t columns,
+                               Into into);
   // out[i] = the float whose upper half is x[i], for i < n, a multiple of 16.
   void (*widen)(const uint16_t* x, int64_t n, float* out);
   // out[i * 16 + j] = value of code (x[2 i + j / 8] >> 4 (j % 8)) % 16 of NF4, times scales[j], for i < rows and j < 16.
@@ -54,10 +64,17 @@ struct Kernels {
   void (*shifted_exponentials)(float* x, int64_t n, float shift);
   // out[i * 16 + r] = gate(r, i) sigmoid(gate(r, i)) up(r, i) of tiles [16, 16], for i < columns.
   void (*gated_tile)(const float* gate, const float* up, int64_t columns, float* out);
+  // The sum of x, in double precision.
+  double (*sum)(const float* x, int64_t n);
   // max of (x[i] + bias[i]) / temperature; bias may be null.
   float (*largest)(const float* x, const float* bias, float temperature, int64_t n);
   // out[i] = exp(z), z = (x[i] + bias[i]) / temperature - max, and z to `shifted`; both may be null. Returns the sum of exp(z).
   double (*masses)(const float* x, const float* bias, float temperature, float max, int64_t n, float* out, float* shifted);
+  // x[i] = 0 where keys[i] is not >= threshold.
+  void (*cut)(const float* keys, float threshold, int64_t n, float* x);
+  // out = -p, p = softmax(x / temperature); out may be x. Returns the largest z = x / temperature; of d = z less that,
+  // sum = sum exp(d) and moment = sum p d.
+  float (*negative_softmax)(const float* x, float temperature, int64_t n, float* out, double* sum, double* moment);
 };
 
 // The fastest kernels that this processor can run.

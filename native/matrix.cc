@@ -1,5 +1,6 @@
 // Matrices as panels: how they are laid out, and products with those that are kept in fewer than 32 bits
-// (src/model/matrix.ts has the same as graphs of TensorFlow's ops). Weights are widened to float32 a few panels at a time; all arithmetic is in float32.
+// (src/model/matrix.ts has the same as graphs of TensorFlow's ops). Weights are widened to float32 a few panels at a time, and
+// all arithmetic is in float32; or x and dy (and weights in 4 bits) are rounded to bfloat16, and only sums are in float32.
 //
 //   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
 //   GrpolabProduct(x [N, k], panels) -> x W [N, n]
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 
 #include "nf4.h"
@@ -39,6 +41,14 @@ const float* Panels::Lines(int64_t p, int64_t begin, int64_t end, float* scratch
   return scratch;
 }
 
+void Panels::Prefetch(int64_t p, int64_t begin, int64_t end) const {
+  // Bytes of a row; of one in 4 bits without its scales.
+  const int64_t size = format == Format::kFloat ? 64 : format == Format::kBfloat16 ? 32 : 8;
+  const int64_t panel = format == Format::kNf4 ? 4 * Nf4Words(k) : size * k;
+  const char* from = static_cast<const char*>(data) + p * panel;
+  for (int64_t at = begin * size; at < end * size; at += 64) __builtin_prefetch(from + at);
+}
+
 void Panels::Column(int64_t n, float* out) const {
   float line[kWidth];
   for (int64_t i = 0; i < k; i++) out[i] = Lines(n / kWidth, i, i + 1, line)[n % kWidth];
@@ -47,16 +57,32 @@ void Panels::Column(int64_t n, float* out) const {
 std::vector<const float*> Panels::Wide(int64_t first, int64_t last, int64_t rows, std::vector<float>* scratch) const {
   constexpr int64_t kFewRows = 2 * kWidth;
   std::vector<const float*> result(last - first, nullptr);
-  if (format == Format::kBfloat16 && rows <= kFewRows) return result;
+  const bool in_pairs = rounded && BestKernels().pairs;
+  if (format == Format::kBfloat16 && (rows <= kFewRows || in_pairs)) return result;
   const int64_t size = k * kWidth;
   if (format != Format::kFloat) scratch->resize(std::max<size_t>(scratch->size(), (last - first) * size));
-  for (int64_t p = first; p < last; p++) result[p - first] = Lines(p, 0, k, scratch->data() + (p - first) * size);
+  for (int64_t p = first; p < last; p++) {
+    float* wide = scratch->data() + (p - first) * size;
+    result[p - first] = Lines(p, 0, k, wide);
+    if (rounded && format == Format::kNf4) BestKernels().round(wide, k);  // bfloat16 that is widened has nothing to round
+  }
   return result;
 }
 
 void Panels::Product(Rows x, int64_t p, const float* wide, float* out, int64_t ldo, int64_t columns, Into into) const {
-  if (wide != nullptr) return BestKernels().product(x, k, wide, kWidth, out, ldo, columns, into);
-  BestKernels().product_half(x, k, static_cast<const uint16_t*>(data) + p * k * kWidth, kWidth, out, ldo, columns, into);
+  const Kernels& kernels = BestKernels();
+  if (wide != nullptr)
+    return (rounded ? kernels.product_rounded : kernels.product)(x, k, wide, kWidth, out, ldo, columns, into);
+  const uint16_t* halves = static_cast<const uint16_t*>(data) + p * k * kWidth;
+  (rounded ? kernels.product_half_rounded : kernels.product_half)(x, k, halves, kWidth, out, ldo, columns, into);
+}
+
+void PackBlock(const float* x, int64_t ldx, int64_t count, int64_t n, float* out) {
+  int64_t i = 0;
+  if (count == kWidth)
+    for (; i + kWidth <= n; i += kWidth) BestKernels().transpose(x + i, ldx, out + i * kWidth);
+  for (; i < n; i++)
+    for (int64_t r = 0; r < count; r++) out[i * kWidth + r] = x[r * ldx + i];
 }
 
 Columns::Columns(int64_t panel, int64_t panels, int64_t n, int64_t parts) {
@@ -69,11 +95,15 @@ namespace {
 
 struct Options {
   int64_t parts = 1, columns = 0;
+  bool rounded = false;
 };
 
 void* Create(TF_OpKernelConstruction* construction) {
   OpStatus status;
   auto* options = new Options();
+  unsigned char rounded = 0;
+  TF_OpKernelConstruction_GetAttrBool(construction, "rounded", &rounded, status.status);
+  options->rounded = rounded != 0;
   TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
   TF_OpKernelConstruction_GetAttrInt64(construction, "columns", &options->columns, status.status);
   if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
@@ -177,18 +207,14 @@ void ComputePack(void* state, TF_OpKernelContext* context) {
 
 // ---- products ----
 
-// Columns [begin, end) of rows x [rows, ldx] as blocks of 16 rows: [blocks, end - begin, 16].
+// Columns [begin, end) of rows x [rows, ldx] as blocks of 16 rows: [blocks, end - begin, 16], rounded where asked for.
 void PackRows(TF_OpKernelContext* context, const float* x, int64_t rows, int64_t ldx, int64_t begin, int64_t end,
-              float* out) {
+              bool rounded, float* out) {
   ParallelFor(context, Ceil(rows), [&](int64_t block) {
     const int64_t count = std::min(kWidth, rows - block * kWidth), n = end - begin;
-    const float* from = x + block * kWidth * ldx + begin;
     float* to = out + block * n * kWidth;
-    int64_t i = 0;
-    if (count == kWidth)
-      for (; i + kWidth <= n; i += kWidth) BestKernels().transpose(from + i, ldx, to + i * kWidth);
-    for (; i < n; i++)
-      for (int64_t r = 0; r < count; r++) to[i * kWidth + r] = from[r * ldx + i];
+    PackBlock(x + block * kWidth * ldx + begin, ldx, count, n, to);
+    if (rounded) BestKernels().round(to, n);
   });
 }
 
@@ -202,13 +228,14 @@ void ComputeProduct(void* state, TF_OpKernelContext* context) {
   OpInputs in(context);
   if (!in.ok()) return;
   const auto& options = *static_cast<Options*>(state);
-  const Panels w(in, 1);
+  Panels w(in, 1);
+  w.rounded = options.rounded;
   const int64_t rows = in.dim(0, 0), n = options.columns;
   if (!Fits(w, options) || in.dim(0, 1) != w.k) return FailOp(context, "GrpolabProduct: the matrix does not fit");
   auto* y = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {rows, n}));
   if (y == nullptr) return;
-  std::vector<float> packed(Ceil(rows) * kWidth * w.k);
-  PackRows(context, in.floats(0), rows, w.k, 0, w.k, packed.data());
+  const std::unique_ptr<float[]> packed(new float[Ceil(rows) * kWidth * w.k]);
+  PackRows(context, in.floats(0), rows, w.k, 0, w.k, w.rounded, packed.get());
   const int64_t grain = Grain(w.panels, w.k);
   ParallelFor(context, (w.panels + grain - 1) / grain, [&](int64_t task) {
     thread_local std::vector<float> scratch;
@@ -226,42 +253,51 @@ void ComputeProduct(void* state, TF_OpKernelContext* context) {
 // Panels whose columns a chunk of dy W^T takes: dy and W are packed for a chunk at a time.
 constexpr int64_t kChunkPanels = 64;
 
-// out [panels * 16, 16] = rows [begin, begin + 16) of so many panels, transposed.
-void TransposedPanel(const Panels& w, int64_t first, int64_t panels, int64_t begin, float* out) {
-  const int64_t count = std::min(kWidth, w.k - begin);
-  float tile[kWidth * kWidth] = {};  // what is widened into; the rows that a last block lacks stay zeros
-  for (int64_t p = 0; p < panels; p++)
-    BestKernels().transpose(w.Lines(first + p, begin, begin + count, tile), kWidth, out + p * kWidth * kWidth);
+// Blocks [from, to) of 16 rows of so many panels, transposed, as a product takes them: out [to - from, panels * 16, 16].
+void TransposedBlocks(const Panels& w, int64_t first, int64_t panels, int64_t from, int64_t to, float* out) {
+  const int64_t begin = from * kWidth, end = std::min(w.k, to * kWidth), size = panels * kWidth * kWidth;
+  thread_local std::vector<float> lines;
+  lines.assign((to - from) * kWidth * kWidth, 0.0f);  // the rows that a last block lacks stay zeros
+  for (int64_t p = 0; p < panels; p++) {
+    if (p + 1 < panels) w.Prefetch(first + p + 1, begin, end);
+    const float* wide = w.Lines(first + p, begin, end, lines.data());
+    for (int64_t b = 0; b < to - from; b++)
+      BestKernels().transpose(wide + b * kWidth * kWidth, kWidth, out + b * size + p * kWidth * kWidth);
+  }
+  if (!w.rounded) return;
+  for (int64_t b = 0; b < to - from; b++) BestKernels().round(out + b * size, panels * kWidth);
 }
 
 void ComputeProductGrad(void* state, TF_OpKernelContext* context) {
   OpInputs in(context);
   if (!in.ok()) return;
   const auto& options = *static_cast<Options*>(state);
-  const Panels w(in, 1);
+  Panels w(in, 1);
+  w.rounded = options.rounded;
   const int64_t rows = in.dim(0, 0), n = options.columns;
   if (!Fits(w, options) || in.dim(0, 1) != n) return FailOp(context, "GrpolabProductGrad: the matrix does not fit");
   auto* dx = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {rows, w.k}));
   if (dx == nullptr) return;
+  const auto multiply = w.rounded ? BestKernels().product_rounded : BestKernels().product;
   const int64_t blocks = Ceil(w.k), each = w.panels / options.parts;
-  std::vector<float> packed(Ceil(rows) * kWidth * std::min(n, kChunkPanels * kWidth));
+  const std::unique_ptr<float[]> packed(new float[Ceil(rows) * kWidth * std::min(n, kChunkPanels * kWidth)]);
   for (int64_t first = 0; first < w.panels;) {
     // A chunk ends with its part: the columns of a padded panel are not followed by those of the next.
     const int64_t panels = std::min({kChunkPanels, w.panels - first, each - first % each});
     const Columns begin(first, w.panels, n, options.parts), end(first + panels - 1, w.panels, n, options.parts);
     const int64_t columns = end.first + end.count - begin.first;
-    PackRows(context, in.floats(0), rows, n, begin.first, begin.first + columns, packed.data());
+    PackRows(context, in.floats(0), rows, n, begin.first, begin.first + columns, w.rounded, packed.get());
     const int64_t grain = Grain(blocks, panels * kWidth);
     ParallelFor(context, (blocks + grain - 1) / grain, [&](int64_t task) {
       thread_local std::vector<float> scratch;
       const int64_t from = task * grain, to = std::min(blocks, from + grain), size = panels * kWidth * kWidth;
       scratch.resize(std::max<size_t>(scratch.size(), grain * size));
-      for (int64_t b = from; b < to; b++) TransposedPanel(w, first, panels, b * kWidth, &scratch[(b - from) * size]);
+      TransposedBlocks(w, first, panels, from, to, scratch.data());
       for (int64_t r = 0; r < rows; r += kWidth)
         for (int64_t b = from; b < to; b++)
-          BestKernels().product({&packed[r * columns], kWidth, 1, std::min(kWidth, rows - r)}, columns,
-                                &scratch[(b - from) * size], kWidth, dx + r * w.k + b * kWidth, w.k,
-                                std::min(kWidth, w.k - b * kWidth), first == 0 ? Into::kStore : Into::kAdd);
+          multiply({&packed[r * columns], kWidth, 1, std::min(kWidth, rows - r)}, columns, &scratch[(b - from) * size],
+                   kWidth, dx + r * w.k + b * kWidth, w.k, std::min(kWidth, w.k - b * kWidth),
+                   first == 0 ? Into::kStore : Into::kAdd);
     });
     first += panels;
   }
@@ -293,7 +329,7 @@ void RegisterMatrixOps() {
               CreatePack,
               Guarded<ComputePack>,
               Destroy<PackOptions>});
-  const std::vector<const char*> shape = {"parts: int", "columns: int"};
+  const std::vector<const char*> shape = {"parts: int", "columns: int", "rounded: bool"};
   RegisterOp({"GrpolabProduct", {"x: float", "panels: int32"}, {"y: float"}, shape, Create, Guarded<ComputeProduct>,
               Destroy<Options>, false});
   RegisterOp({"GrpolabProductGrad", {"dy: float", "panels: int32"}, {"dx: float"}, shape, Create,

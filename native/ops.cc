@@ -71,12 +71,15 @@ void RegisterOp(const OpDescription& op) {
 
 #if defined(__x86_64__)
 extern const Kernels kernels_v4, kernels_v3;
+#if defined(GRPOLAB_HAS_KERNELS_BF16)
+extern const Kernels kernels_bf16;
+#endif
 #endif
 extern const Kernels kernels_plain;
 
 namespace {
 
-// GRPOLAB_KERNELS=v3 or plain takes slower ones than the processor has: to test them, or to get the same bits as an older one.
+// GRPOLAB_KERNELS=v4, v3 or plain takes slower ones than the processor has: to test them, or to get the same bits as an older one.
 const Kernels& ChooseKernels() {
 #if defined(__x86_64__)
   const char* value = std::getenv("GRPOLAB_KERNELS");
@@ -86,6 +89,10 @@ const Kernels& ChooseKernels() {
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
+#if defined(GRPOLAB_HAS_KERNELS_BF16)
+  const bool bf16 = v4 && __builtin_cpu_supports("avx512bf16");
+  if (bf16 && wish != "v4" && wish != "v3" && wish != "plain") return kernels_bf16;
+#endif
   if (v4 && wish != "v3" && wish != "plain") return kernels_v4;
   if (v3 && wish != "plain") return kernels_v3;
 #endif

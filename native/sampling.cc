@@ -56,21 +56,35 @@ float ValueOf(uint32_t key) {
   return -distance;
 }
 
+struct Scratch {
+  std::vector<float> masses, z, some_masses;
+  std::vector<uint32_t> keys;
+  std::vector<double> sums;
+};
+
+// The mass of each digit, to sums[0] .. sums[digits - 1]. Neighbours often have the same digit, and a sum that was just changed
+// is slow to be read: each of four has sums of its own.
+void SumDigits(const uint32_t* keys, const float* masses, int64_t n, int low, uint32_t digits, std::vector<double>& sums) {
+  sums.assign(4 * digits, 0.0);
+  for (int64_t i = 0; i < n; i++) sums[(i & 3) * digits + ((keys[i] >> low) & (digits - 1))] += masses[i];
+  for (uint32_t d = 0; d < digits; d++)
+    sums[d] = (sums[d] + sums[digits + d]) + (sums[2 * digits + d] + sums[3 * digits + d]);
+}
+
 // The largest z whose mass, with that of all larger ones, reaches the share: digit by digit, the mass of each digit summed.
-float LastKept(const float* z, const float* masses, int64_t n, double needed, std::vector<double>& sums) {
+float LastKept(int64_t n, double needed, Scratch& scratch) {
+  std::vector<double>& sums = scratch.sums;
+  uint32_t* keys = scratch.keys.data();
+  float* masses = scratch.some_masses.data();
+  for (int64_t i = 0; i < n; i++) keys[i] = KeyOf(scratch.z[i]);
+  std::copy_n(scratch.masses.data(), n, masses);
   uint32_t prefix = 0;
-  int shift = 31;
+  int low = 31;
   double before = 0;
   for (const int bits : kBits) {
-    const uint32_t above = shift == 31 ? 0 : prefix >> shift;
-    const int low = shift - bits;
+    low -= bits;
     const uint32_t digits = 1u << bits;
-    sums.assign(digits, 0.0);
-    for (int64_t i = 0; i < n; i++) {
-      const uint32_t key = KeyOf(z[i]);
-      if (shift < 31 && key >> shift != above) continue;
-      sums[(key >> low) & (digits - 1)] += masses[i];
-    }
+    SumDigits(keys, masses, n, low, digits, sums);
     uint32_t digit = 0;
     uint32_t last = 0;  // of the digits that have any mass: where rounding leaves the share unreached
     for (; digit < digits; digit++) {
@@ -83,55 +97,63 @@ float LastKept(const float* z, const float* masses, int64_t n, double needed, st
       before -= sums[last];
     }
     prefix |= digit << low;
-    shift = low;
+    // Those of this digit go on. Without a branch, which would be guessed wrongly half of the time.
+    int64_t some = 0;
+    for (int64_t i = 0; i < n; i++) {
+      const uint32_t key = keys[i];
+      keys[some] = key;
+      masses[some] = masses[i];
+      some += key >> low == prefix >> low;
+    }
+    n = some;
   }
   return ValueOf(prefix);
 }
 
-double SumOf(const float* x, int64_t n) {
+// The sum of masses: of the sums of blocks, as FirstAbove adds them.
+double SumOf(const float* masses, int64_t n) {
   double sum = 0;
-  for (int64_t i = 0; i < n; i++) sum += x[i];
+  for (int64_t i = 0; i < n; i += kBlock) sum += BestKernels().sum(masses + i, std::min(kBlock, n - i));
   return sum;
 }
 
 // Sets the masses that top-k, top-p and min-p cut to 0, each acting on what the one before left. The likeliest has 1.
-void Truncate(const Truncation& t, const float* z, float* masses, int64_t n, std::vector<double>& sums) {
-  const auto keep = [&](float threshold) {
-    for (int64_t i = 0; i < n; i++)
-      if (!(z[i] >= threshold)) masses[i] = 0;
-  };
+void Truncate(const Truncation& t, int64_t n, Scratch& scratch) {
+  const float* z = scratch.z.data();
+  float* masses = scratch.masses.data();
+  const auto keep = [&](float threshold) { BestKernels().cut(z, threshold, n, masses); };
   if (t.top_k > 0 && t.top_k < n) {
     std::vector<float> sorted(z, z + n);
     std::nth_element(sorted.begin(), sorted.begin() + (t.top_k - 1), sorted.end(), std::greater<float>());
     keep(sorted[t.top_k - 1]);
   }
   if (t.top_p < 1) {
+    scratch.keys.resize(n);
+    scratch.some_masses.resize(n);
     // Tokens less than one step of the resolution apart at the threshold are all kept.
-    const float last = LastKept(z, masses, n, SumOf(masses, n) * t.top_p, sums);
+    const float last = LastKept(n, SumOf(masses, n) * t.top_p, scratch);
     keep(std::floor(last * kResolution) / kResolution);
   }
-  if (t.min_p > 0)
-    for (int64_t i = 0; i < n; i++)
-      if (!(masses[i] >= t.min_p)) masses[i] = 0;
+  if (t.min_p > 0) BestKernels().cut(masses, t.min_p, n, masses);
 }
 
 // The first token whose cumulative mass exceeds the target; the last of positive mass where rounding leaves none.
 int64_t FirstAbove(const float* masses, int64_t n, double target) {
-  double sum = 0;
-  int64_t last = 0;
-  for (int64_t i = 0; i < n; i++) {
-    if (!(masses[i] > 0)) continue;
-    sum += masses[i];
-    last = i;
-    if (sum > target) break;
+  double before = 0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(n, begin + kBlock);
+    const double after = before + BestKernels().sum(masses + begin, end - begin);
+    double sum = before;
+    for (int64_t i = begin; i < end && after > target; i++) {
+      sum += masses[i];
+      if (sum > target && masses[i] > 0) return i;
+    }
+    before = after;
   }
+  int64_t last = n - 1;
+  while (last > 0 && !(masses[last] > 0)) last--;
   return last;
 }
-
-struct Scratch {
-  std::vector<float> masses, z;
-  std::vector<double> sums;
-};
 
 enum class Fault { kNone, kLogits, kBias };
 
@@ -143,13 +165,16 @@ Fault Draw(const Truncation& t, const float* logits, const float* bias, int64_t 
   scratch.z.resize(n);
   float* masses = scratch.masses.data();
   const Kernels& kernels = BestKernels();
-  const float largest = kernels.largest(logits, nullptr, 1, n);
-  const double sum = kernels.masses(logits, nullptr, 1, largest, n, nullptr, nullptr);
-  if (!std::isfinite(largest) || !std::isfinite(sum)) return Fault::kLogits;
   const bool greedy = t.temperature == 0;
   const float temperature = greedy ? 1 : t.temperature;
-  const float top = kernels.largest(logits, bias, temperature, n);
-  double kept = kernels.masses(logits, bias, temperature, top, n, masses, scratch.z.data());
+  const bool is_plain = temperature == 1 && bias == nullptr;
+  float* z = scratch.z.data();
+  const float largest = kernels.largest(logits, nullptr, 1, n);
+  const double sum = is_plain ? kernels.masses(logits, nullptr, 1, largest, n, masses, z)
+                              : kernels.masses(logits, nullptr, 1, largest, n, nullptr, nullptr);
+  if (!std::isfinite(largest) || !std::isfinite(sum)) return Fault::kLogits;
+  const float top = is_plain ? largest : kernels.largest(logits, bias, temperature, n);
+  double kept = is_plain ? sum : kernels.masses(logits, bias, temperature, top, n, masses, z);
   if (!std::isfinite(top) || !std::isfinite(kept)) return Fault::kBias;
   double tempered = kept;
   float tempered_top = top;
@@ -159,9 +184,9 @@ Fault Draw(const Truncation& t, const float* logits, const float* bias, int64_t 
   }
   int64_t token;
   if (greedy) {
-    token = std::find_if(scratch.z.begin(), scratch.z.end(), [](float z) { return z >= 0; }) - scratch.z.begin();
+    token = std::find_if(z, z + n, [](float value) { return value >= 0; }) - z;
   } else {
-    Truncate(t, scratch.z.data(), masses, n, scratch.sums);
+    Truncate(t, n, scratch);
     kept = SumOf(masses, n);
     token = FirstAbove(masses, n, uniform * kept);
   }

@@ -5,21 +5,25 @@
 //   GrpolabRmsNormGrad(x, weight, inverse, dy) -> dx, dweight
 //   GrpolabGate(x [N, 2 F]) -> [N, F]: silu of the first half times the second half
 //   GrpolabGateGrad(x, dy) -> dx
+//   GrpolabSoftmax(logits [N, V], targets [N]) -> log p(target) and entropy [2, N], onehot(target) - p [N, V], where
+//     p = softmax(logits / temperature)
 //   GrpolabLora(base [N, O], x [N, I], A [I, r], B [r, o] of each module) -> y = base + scale x A B, states = scale x A
 //   GrpolabLoraGrad(x, states, dy, A, B...) -> gradients of all A and B, and of x A: [N, sum of r]
 //   GrpolabLoraInput(base [N, I], gradient of x A, A, B...) -> base + gradient A^T: the gradient of x
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "attention.h"
+#include "matrix.h"
 #include "ops.h"
 
 namespace {
 
 struct Attributes {
-  float eps = 0, scale = 1;
+  float eps = 0, scale = 1, temperature = 1;
   std::vector<int64_t> offsets;
 };
 
@@ -27,6 +31,14 @@ void* CreateNorm(TF_OpKernelConstruction* construction) {
   OpStatus status;
   auto* attributes = new Attributes();
   TF_OpKernelConstruction_GetAttrFloat(construction, "eps", &attributes->eps, status.status);
+  if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
+  return attributes;
+}
+
+void* CreateSoftmax(TF_OpKernelConstruction* construction) {
+  OpStatus status;
+  auto* attributes = new Attributes();
+  TF_OpKernelConstruction_GetAttrFloat(construction, "temperature", &attributes->temperature, status.status);
   if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
   return attributes;
 }
@@ -118,6 +130,62 @@ void ComputeGateGrad(void*, TF_OpKernelContext* context) {
   });
 }
 
+// ---- softmax of the output layer ----
+
+// An output that starts as input 0: in its memory where nothing else needs that.
+float* OutputFromFirst(TF_OpKernelContext* context, int output, const std::vector<int64_t>& shape) {
+  OpStatus status;
+  int input = 0, forwarded = -1;
+  TF_Tensor* tensor =
+      TF_ForwardInputOrAllocateOutput(context, &input, 1, output, const_cast<int64_t*>(shape.data()),
+                                      static_cast<int>(shape.size()), &forwarded, status.status);
+  if (!status.ok()) {
+    TF_OpKernelContext_Failure(context, status.status);
+    return nullptr;
+  }
+  auto* data = static_cast<float*>(TF_TensorData(tensor));
+  TF_DeleteTensor(tensor);
+  return data;
+}
+
+// The shape of a matrix among the inputs, without holding on to it.
+std::vector<int64_t> InputShape(TF_OpKernelContext* context, int input) {
+  OpStatus status;
+  TF_Tensor* tensor = nullptr;
+  TF_GetInput(context, input, &tensor, status.status);
+  if (!status.ok()) return {0, 0};
+  const std::vector<int64_t> shape = {TF_Dim(tensor, 0), TF_Dim(tensor, 1)};
+  TF_DeleteTensor(tensor);
+  return shape;
+}
+
+void ComputeSoftmax(void* state, TF_OpKernelContext* context) {
+  const std::vector<int64_t> shape = InputShape(context, 0);
+  float* errors = OutputFromFirst(context, 1, shape);
+  OpInputs in(context);
+  if (!in.ok() || errors == nullptr) return;
+  const int64_t rows = shape[0], n = shape[1];
+  if (in.size(1) != rows) return FailOp(context, "GrpolabSoftmax: the targets do not fit the logits");
+  for (int64_t r = 0; r < rows; r++)
+    if (in.ints(1)[r] < 0 || in.ints(1)[r] >= n)
+      return FailOp(context, "GrpolabSoftmax: target " + std::to_string(in.ints(1)[r]) + " is outside 0.." +
+                                 std::to_string(n - 1));
+  float* value = Output(context, 0, {2, rows});
+  if (value == nullptr) return;
+  const float temperature = static_cast<Attributes*>(state)->temperature;
+  ParallelFor(context, rows, [&](int64_t r) {
+    const float* logits = in.floats(0) + r * n;
+    float* error = errors + r * n;  // may lie where the logits do
+    const int32_t id = in.ints(1)[r];
+    const float target = logits[id] / temperature;
+    double sum, moment;
+    const float max = BestKernels().negative_softmax(logits, temperature, n, error, &sum, &moment);
+    error[id] += 1;
+    value[r] = static_cast<float>(target - max - std::log(sum));
+    value[rows + r] = static_cast<float>(std::log(sum) - moment);
+  });
+}
+
 // ---- LoRA ----
 
 // One module's factors, padded so that a product may read 16 columns: A [I, r'], B [r, o'], and transposed: A [r, I'],
@@ -170,33 +238,6 @@ int64_t TotalRank(const std::vector<Module>& modules) {
   return modules.back().column + modules.back().rank;
 }
 
-// An output that starts as an input: in its memory where nothing else needs that.
-float* OutputFrom(TF_OpKernelContext* context, int input, const std::vector<int64_t>& shape) {
-  OpStatus status;
-  int forwarded = -1;
-  TF_Tensor* tensor =
-      TF_ForwardInputOrAllocateOutput(context, &input, 1, 0, const_cast<int64_t*>(shape.data()),
-                                      static_cast<int>(shape.size()), &forwarded, status.status);
-  if (!status.ok()) {
-    TF_OpKernelContext_Failure(context, status.status);
-    return nullptr;
-  }
-  auto* data = static_cast<float*>(TF_TensorData(tensor));
-  TF_DeleteTensor(tensor);
-  return data;
-}
-
-// The shape of a matrix among the inputs, without holding on to it.
-std::vector<int64_t> InputShape(TF_OpKernelContext* context, int input) {
-  OpStatus status;
-  TF_Tensor* tensor = nullptr;
-  TF_GetInput(context, input, &tensor, status.status);
-  if (!status.ok()) return {0, 0};
-  const std::vector<int64_t> shape = {TF_Dim(tensor, 0), TF_Dim(tensor, 1)};
-  TF_DeleteTensor(tensor);
-  return shape;
-}
-
 // Blocks of 16 rows of an output that starts as `base`.
 void ForBlocks(TF_OpKernelContext* context, int64_t rows, int64_t columns, const float* base, float* out,
                const std::function<void(int64_t, int64_t)>& work) {
@@ -210,7 +251,7 @@ void ForBlocks(TF_OpKernelContext* context, int64_t rows, int64_t columns, const
 void ComputeLora(void* state, TF_OpKernelContext* context) {
   const auto& attributes = *static_cast<Attributes*>(state);
   const std::vector<int64_t> shape = InputShape(context, 0);
-  float* y = OutputFrom(context, 0, shape);
+  float* y = OutputFromFirst(context, 0, shape);
   OpInputs in(context);
   if (!in.ok() || y == nullptr) return;
   const int64_t rows = shape[0], inputs = in.dim(1, 1);
@@ -220,13 +261,16 @@ void ComputeLora(void* state, TF_OpKernelContext* context) {
   if (states == nullptr) return;
   const Kernels& kernels = BestKernels();
   ForBlocks(context, rows, shape[1], in.floats(0), y, [&](int64_t begin, int64_t count) {
-    std::vector<float> state_rows;
+    thread_local std::vector<float> packed, state_rows;
+    packed.resize(inputs * kWidth);
+    // Rows of some thousand columns fall on the same places of the cache: laid out as lines, all stay there.
+    PackBlock(in.floats(1) + begin * inputs, inputs, count, inputs, packed.data());
     for (const Module& m : modules) {
       const int64_t width = m.padded_rank();
       state_rows.resize(kWidth * width);
       for (int64_t j = 0; j < width; j += kWidth)
-        kernels.product({in.floats(1) + begin * inputs, 1, inputs, count}, inputs, &m.a[j], width, &state_rows[j], width,
-                        kWidth, Into::kStore);
+        kernels.product({packed.data(), kWidth, 1, count}, inputs, &m.a[j], width, &state_rows[j], width, kWidth,
+                        Into::kStore);
       for (float& value : state_rows) value *= attributes.scale;
       for (int64_t r = 0; r < count; r++)
         std::copy(&state_rows[r * width], &state_rows[r * width] + m.rank, states + (begin + r) * total + m.column);
@@ -279,14 +323,18 @@ void ComputeLoraGrad(void* state, TF_OpKernelContext* context) {
   ParallelFor(context, Ceil(rows), [&](int64_t block) {
     const int64_t begin = block * kWidth, count = std::min(kWidth, rows - begin);
     float tile[kWidth * kWidth];
-    for (const Module& m : modules)
+    thread_local std::vector<float> packed;
+    for (const Module& m : modules) {
+      packed.resize(m.outputs * kWidth);
+      PackBlock(dy + begin * outputs + m.offset, outputs, count, m.outputs, packed.data());
       for (int64_t r = 0; r < m.rank; r += kWidth) {
-        kernels.product({dy + begin * outputs + m.offset, 1, outputs, count}, m.outputs, &m.b_rows[r], m.padded_rank(),
-                        tile, kWidth, kWidth, Into::kStore);
+        kernels.product({packed.data(), kWidth, 1, count}, m.outputs, &m.b_rows[r], m.padded_rank(), tile, kWidth, kWidth,
+                        Into::kStore);
         for (int64_t i = 0; i < count; i++)
           for (int64_t j = 0; j < std::min(kWidth, m.rank - r); j++)
             dstates[(begin + i) * total + m.column + r + j] = attributes.scale * tile[i * kWidth + j];
       }
+    }
   });
   // Panels of A^T's columns, then of B's, of each module.
   std::vector<std::function<void()>> panels;
@@ -310,7 +358,7 @@ void ComputeLoraGrad(void* state, TF_OpKernelContext* context) {
 void ComputeLoraInput(void* state, TF_OpKernelContext* context) {
   const auto& attributes = *static_cast<Attributes*>(state);
   const std::vector<int64_t> shape = InputShape(context, 0);
-  float* dx = OutputFrom(context, 0, shape);
+  float* dx = OutputFromFirst(context, 0, shape);
   OpInputs in(context);
   if (!in.ok() || dx == nullptr) return;
   const std::vector<Module> modules = Modules(in, 2, attributes, Layout::kInput);
@@ -338,6 +386,8 @@ void RegisterTrainingOps() {
        {"dx: float", "dweight: float"}, {}, CreatePlain, Guarded<ComputeNormGrad>);
   pure("GrpolabGate", {"x: float"}, {"y: float"}, {}, CreatePlain, Guarded<ComputeGate>);
   pure("GrpolabGateGrad", {"x: float", "dy: float"}, {"dx: float"}, {}, CreatePlain, Guarded<ComputeGateGrad>);
+  pure("GrpolabSoftmax", {"logits: float", "targets: int32"}, {"value: float", "errors: float"},
+       {"temperature: float"}, CreateSoftmax, Guarded<ComputeSoftmax>);
   const std::vector<const char*> lora = {"scale: float", "offsets: list(int)", "N: int"};
   pure("GrpolabLora", {"base: float", "x: float", "factors: N * float"}, {"y: float", "states: float"}, lora, CreateLora,
        Guarded<ComputeLora>);

@@ -251,14 +251,18 @@ function replaceFile(from, to) {
   fs.renameSync(fresh, to);
 }
 
-/** The kernels of decoding are built for each of these, and the best that the processor has is taken when they run. */
-function instructionSets() {
+/** The kernels of products are built for each of these, and the best that the processor has is taken when they run. */
+function instructionSets(compiler) {
   const plain = ['kernels_plain', []];
   if (process.arch !== 'x64') return [plain];
   // What native/ops.cc asks the processor for; -march=x86-64-v3 and v4 are not known to older compilers.
   const v3 = ['-mavx2', '-mfma', '-mbmi2'];
   const v4 = [...v3, '-mavx512f', '-mavx512bw', '-mavx512cd', '-mavx512dq', '-mavx512vl'];
-  return [['kernels_v4', v4], ['kernels_v3', v3], plain];
+  const bf16 = [...v4, '-mavx512bf16'];
+  // Compilers before 2020 do not know that one.
+  const probe = spawnSync(compiler, ['-mavx512bf16', '-x', 'c++', '-fsyntax-only', '/dev/null']);
+  const newest = probe.status === 0 ? [['kernels_bf16', bf16]] : [];
+  return [...newest, ['kernels_v4', v4], ['kernels_v3', v3], plain];
 }
 
 async function buildBinding() {
@@ -298,8 +302,10 @@ async function buildBinding() {
     };
     await compile('stderr.node', at('native/stderr.cc'));
     const objects = [];
-    for (const set of instructionSets()) objects.push(await compileKernels(set));
-    const includes = [`-I${copies}`, `-I${path.join(tensorflow, 'include')}`, '-w'];
+    const sets = instructionSets(compiler);
+    for (const set of sets) objects.push(await compileKernels(set));
+    const has = sets.map(([name]) => `-DGRPOLAB_HAS_${name.toUpperCase()}`);
+    const includes = [...has, `-I${copies}`, `-I${path.join(tensorflow, 'include')}`, '-w'];
     const sources = [path.join(copies, 'tfjs_backend.cc'), path.join(copies, 'tfjs_binding.cc')];
     const libraries = [`-L${tensorflow}`, '-l:libtensorflow_cc.so.2', '-l:libtensorflow_framework.so.2'];
     // -Wl, would split a directory at its commas.

@@ -242,6 +242,12 @@ describe('what a server cannot do', () => {
     ['tempered log-probabilities', {}, /grpo.loss_temperature: is 0.8, .* temperature 1 alone/],
     ['a least length', { grpo: { temperature: 1, min_new_tokens: 2 } }, /grpo.min_new_tokens: is 2/],
     ['recomputing', { training: { gradient_checkpointing: true } }, /gradient_checkpointing: is true/],
+    ['a type of the base weights', { dtype: 'nf4' }, /dtype: is nf4, .* decides that itself; remove it/],
+    [
+      'a precision of products',
+      { matmul_precision: 'bfloat16' },
+      /matmul_precision: is bfloat16, but a Tinker server decides that itself; remove it(?!.*set dtype)/,
+    ],
     ['an address that is none', { policy: { type: 'tinker', base_url: 'x' } }, /base_url: expected an http/],
     [
       'a password in the address',

@@ -170,3 +170,23 @@ describe('wrong files', () => {
     await refused([...argv, '/nowhere.yaml'], '', '/nowhere.yaml');
   });
 });
+
+describe('base weights', () => {
+  // No model is there: what the words say is wrong before it is looked for.
+  it.each(['generate', 'logprobs', 'bench'])(
+    'that are not multiplied in bfloat16, and words that are no type or precision (%s)',
+    async (command) => {
+      const input = command === 'bench' ? [] : ['--input', '-'];
+      const refuse = (message: string, ...own: string[]): Promise<void> =>
+        refused([command, '--model', '/nowhere/model', ...input, ...own], ids, message);
+      await refuse(
+        'matmul_precision bfloat16 needs weights in bfloat16 or nf4',
+        '--matmul-precision',
+        'bfloat16',
+      );
+      await refuse('--dtype is "float16"; expected float32, bfloat16, nf4', '--dtype', 'float16');
+      const words = ['--dtype', 'bfloat16', '--matmul-precision', 'nf4'];
+      await refuse('--matmul-precision is "nf4"; expected float32, bfloat16', ...words);
+    },
+  );
+});

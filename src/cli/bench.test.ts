@@ -1,6 +1,7 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { runCli } from '../../test/cli';
 import { goldenPath } from '../../test/golden';
+import { LocalPolicy } from '../policy/local';
 
 const model = goldenPath('tiny-qwen3', 'tied-f32');
 
@@ -48,12 +49,26 @@ describe('grpolab bench', () => {
     const json = JSON.parse((await runCli([...argv, '--json'])).stdout) as Record<string, unknown>;
     expect(json).toMatchObject({
       dtype: 'bfloat16',
+      matmul_precision: 'float32',
       recompute: true,
       load: { seconds: expect.any(Number) as number },
     });
     const refused = await runCli([...argv.slice(0, 5), '--dtype', 'float16']);
     expect(refused.code).toBe(2);
     expect(refused.stderr).toMatch(/--dtype is "float16"; expected float32, bfloat16, nf4/);
+  });
+
+  it('takes the precision of products, and says it', async () => {
+    const load = vi.spyOn(LocalPolicy, 'load');
+    onTestFinished(() => load.mockRestore());
+    const weights = ['--dtype', 'bfloat16', '--matmul-precision', 'bfloat16'];
+    const short = ['--shape', 'P=1,G=2,Tp=8,Tc=4', '--steps', '1', '--warmup', '0'];
+    const argv = ['bench', '--model', model, ...short, ...weights];
+    const { stdout } = await runCli(argv);
+    expect(stdout).toMatch(/\ngrpo, .* weights in bfloat16, products in bfloat16: /);
+    expect(load.mock.lastCall?.[0]).toMatchObject({ dtype: 'bfloat16', matmulPrecision: 'bfloat16' });
+    const json = JSON.parse((await runCli([...argv, '--json'])).stdout) as Record<string, unknown>;
+    expect(json).toMatchObject({ dtype: 'bfloat16', matmul_precision: 'bfloat16' });
   });
 
   it('tells where a step spends its time', async () => {

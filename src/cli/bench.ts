@@ -11,7 +11,6 @@ import { Progress } from '../runtime/progress';
 import { Random } from '../runtime/random';
 import { binding } from '../runtime/tf';
 import { Stopwatch } from '../train/loop';
-import { WEIGHT_DTYPES } from '../model/config';
 import type { ModelConfig } from '../model/config';
 import { planMemory } from '../model/memory';
 import type { PassOptions, StepShape } from '../model/memory';
@@ -19,6 +18,7 @@ import { LORA_TARGETS } from '../model/peft';
 import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
+import { baseWeights } from './load-policy';
 import { loadBar, openModelDirectory } from './open-model';
 import { parseShape } from './shape';
 
@@ -181,19 +181,19 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
   const what = args.choice('what', ['grpo', 'sft', 'generate']);
   const shape = parseShape(args.required('shape'), 'bench');
   const steps = args.integer('steps', { min: 1 });
+  const weights = baseWeights(args);
   const modelDirectory = await openModelDirectory(args, io);
   const lora = {
     ...{ base_model_name_or_path: null, r: RANK, lora_alpha: 16, lora_dropout: 0, use_rslora: false },
     target_modules: [...LORA_TARGETS],
   };
-  const dtype = args.choice('dtype', WEIGHT_DTYPES);
   const gradientCheckpointing = args.flag('recompute');
   const start = performance.now();
   const policy = LocalPolicy.load({
     onLoad: loadBar(args, io),
     modelDirectory,
     lora,
-    dtype,
+    ...weights,
     gradientCheckpointing,
   });
   const load = { seconds: (performance.now() - start) / 1000, peak_rss_bytes: peakBytes() };
@@ -203,15 +203,17 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
   );
   const phases = Object.keys(watches[0].seconds);
   const step = summary(watches.map(({ seconds }) => Object.values(seconds).reduce((a, b) => a + b, 0)));
+  const pass = { dtype: weights.dtype, recompute: gradientCheckpointing };
   const result = {
-    ...{ what, shape, backend: binding.isUsingGpuDevice() ? 'gpu' : 'cpu', mode: defaultMode(), dtype },
+    ...{ what, shape, backend: binding.isUsingGpuDevice() ? 'gpu' : 'cpu', mode: defaultMode() },
+    ...{ dtype: weights.dtype, matmul_precision: weights.matmulPrecision },
     ...{ recompute: gradientCheckpointing, load, step },
     phases: Object.fromEntries(
       phases.map((name) => [name, summary(watches.map(({ seconds }) => seconds[name]))]),
     ),
     tokens_per_s: (shape.P * shape.G * shape.Tc) / step.median_s,
     peak_rss_bytes: peakBytes(),
-    planned_bytes: plannedBytes(what, policy.config, shape, { dtype, recompute: gradientCheckpointing }),
+    planned_bytes: plannedBytes(what, policy.config, shape, pass),
     ...(ops === undefined ? {} : { ops }),
   };
   const output = new LineWriter(io.stdout);
@@ -225,6 +227,7 @@ interface BenchResult {
   mode: string;
   backend: string;
   dtype: string;
+  matmul_precision: string;
   recompute: boolean;
   load: { seconds: number; peak_rss_bytes: number };
   step: { median_s: number; min_s: number };
@@ -255,6 +258,7 @@ function readable({
   mode,
   backend,
   dtype,
+  matmul_precision: precision,
   recompute,
   load,
   step,
@@ -265,7 +269,8 @@ function readable({
   ops,
 }: BenchResult): string[] {
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
-  const how = `${mode} on ${backend}, weights in ${dtype}${recompute ? ', layers recomputed' : ''}`;
+  const products = precision === 'float32' ? '' : `, products in ${precision}`;
+  const how = `${mode} on ${backend}, weights in ${dtype}${products}${recompute ? ', layers recomputed' : ''}`;
   return [
     `loaded in ${load.seconds.toFixed(1)} s, peak RSS ${gib(load.peak_rss_bytes)}`,
     `${what}, ${how}: ${step.median_s.toFixed(3)} s a step (min ${step.min_s.toFixed(3)})`,

@@ -5,7 +5,7 @@
 import { DEFAULTS, GRPO_RATES, shippedPath, SIZES } from '../study/settings';
 import type { Command } from './command';
 import { evaluate, figures } from './evaluation-commands';
-import { ADAPTER, DTYPE, EMBEDDING, INPUT, JSON_LINES, MODEL } from './shared-options';
+import { ADAPTER, BASE_WEIGHTS, EMBEDDING, INPUT, JSON_LINES, MODEL } from './shared-options';
 
 const doctor: Command = {
   name: 'doctor',
@@ -167,7 +167,7 @@ const logprobs: Command = {
   name: 'logprobs',
   summary: 'log-probabilities of given tokens',
   usage: '--model M [--adapter DIR] --input F --json',
-  options: { ...MODEL, ...ADAPTER, ...DTYPE, ...INPUT, ...JSON_LINES },
+  options: { ...MODEL, ...ADAPTER, ...BASE_WEIGHTS, ...INPUT, ...JSON_LINES },
   details: [
     'Input lines have token_ids and an optional prompt_length (default 1, the tokens that are only context).',
     'Output lines: {"log_probs", "sum", "perplexity"}: natural logarithms, of the tokens from prompt_length to the end.',
@@ -182,7 +182,7 @@ const generate: Command = {
   options: {
     ...MODEL,
     ...ADAPTER,
-    ...DTYPE,
+    ...BASE_WEIGHTS,
     ...INPUT,
     n: {
       value: 'N',
@@ -329,7 +329,7 @@ const bench: Command = {
     },
     steps: { value: 'N', default: '6', describe: 'measured steps' },
     warmup: { value: 'N', default: '2', describe: 'steps before them, which compile and warm up' },
-    ...DTYPE,
+    ...BASE_WEIGHTS,
     recompute: { describe: 'layers are computed again in the backward pass: less memory, more time' },
     profile: { describe: 'one step more, with the time of each kind of op' },
     json: { describe: 'one JSON object' },

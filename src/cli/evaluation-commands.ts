@@ -69,7 +69,8 @@ export const evaluate: Command = {
     json: { describe: 'one JSON object' },
   },
   details: [
-    '--config: models: { NAME: { model, adapter, dtype, shots, seed } }; a server: { base_url, model, api_key_env }; or { replies }',
+    '--config: models: { NAME: { model, adapter, dtype, matmul_precision, shots, seed } };',
+    'of a server: { base_url, model, api_key_env }; or { replies }',
     'Writes evaluation.json, .md, .csv, .tex and .html, replies/NAME.jsonl, and beside it with what settings they were drawn.',
     'With --test-data a model that is run here also gives the perplexity of the replies of people.',
     'Models must be on the same tweets.',

@@ -11,7 +11,7 @@ import { parseGenerateLine } from './generate-lines';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { readInput } from './lines';
-import { loadPolicy } from './load-policy';
+import { baseWeights, loadPolicy } from './load-policy';
 import { openModelDirectory } from './open-model';
 
 /** Replies sampled between two outputs. */
@@ -65,6 +65,7 @@ function readable(number: number, line: GenerateLine, generations: readonly Gene
 
 export async function generate(args: Arguments, io: Io): Promise<number> {
   const { options, copies } = samplingOf(args);
+  const weights = baseWeights(args);
   const modelDirectory = await openModelDirectory(args, io);
   const config = readModelConfig(modelDirectory);
   const tokenizer = await loadTokenizer(modelDirectory);
@@ -74,7 +75,7 @@ export async function generate(args: Arguments, io: Io): Promise<number> {
       maxNewTokens: options.maxNewTokens,
     }),
   );
-  const policy = loadPolicy(args, io, modelDirectory);
+  const policy = loadPolicy(args, io, modelDirectory, weights);
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'generate', unit: 'prompts', total: lines.length },

@@ -11,7 +11,7 @@ import type { Arguments } from './arguments';
 import type { Io } from './io';
 import { checkInterrupt, LineWriter } from './io';
 import { checkTokenIds, readInput } from './lines';
-import { loadPolicy } from './load-policy';
+import { baseWeights, loadPolicy } from './load-policy';
 import { openModelDirectory } from './open-model';
 
 /** Sequences computed between two reports. The policy forms its own passes within them. */
@@ -48,10 +48,11 @@ export function describeLogProbs(values: Float32Array): {
 }
 
 export async function logprobs(args: Arguments, io: Io): Promise<number> {
+  const weights = baseWeights(args);
   const modelDirectory = await openModelDirectory(args, io);
   const config = readModelConfig(modelDirectory);
   const lines = await readInput(args, io, (value) => parseSequence(value, config));
-  const policy = loadPolicy(args, io, modelDirectory);
+  const policy = loadPolicy(args, io, modelDirectory, weights);
   const output = new LineWriter(io.stdout);
   const progress = new Progress({
     ...{ label: 'logprobs', unit: 'lines', total: lines.length },

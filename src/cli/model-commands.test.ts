@@ -1,9 +1,10 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { copyModel, jsonLines, parseLines, runCli, temporaryDirectory } from '../../test/cli';
 import { promptIds } from '../model/chat';
 import { loadTokenizer } from '../model/tokenizer';
+import { LocalPolicy } from '../policy/local';
 import type { DoctorReport, ModelReport } from './doctor-report';
 import { reportLines } from './doctor';
 import { Interrupted } from './io';
@@ -80,6 +81,15 @@ describe('grpolab generate', () => {
     const argv = ['generate', '--model', model, '--input', '-', '--n', '2', '--max-new-tokens', '4'];
     const { stdout } = await runCli(argv, jsonLines(lines.slice(0, 1)));
     expect(stdout).toMatch(/^\[1\] I love tea\n {2}1\. [^]*\n {2}2\. /);
+  });
+
+  it('takes the type of the base weights and the precision of their products', async () => {
+    const load = vi.spyOn(LocalPolicy, 'load');
+    onTestFinished(() => load.mockRestore());
+    await generate(lines.slice(3));
+    expect(load.mock.lastCall?.[0]).toMatchObject({ dtype: 'float32', matmulPrecision: 'float32' });
+    await generate(lines.slice(3), '--dtype', 'bfloat16', '--matmul-precision', 'bfloat16');
+    expect(load.mock.lastCall?.[0]).toMatchObject({ dtype: 'bfloat16', matmulPrecision: 'bfloat16' });
   });
 
   it('changes with an adapter', async () => {

@@ -11,11 +11,16 @@ export const MODEL: OptionSpecs = {
 export const ADAPTER: OptionSpecs = {
   adapter: { value: 'DIR', describe: "LoRA adapter in PEFT's format, made for this model" },
 };
-export const DTYPE: OptionSpecs = {
+export const BASE_WEIGHTS: OptionSpecs = {
   dtype: {
     value: 'D',
     default: 'float32',
     describe: 'of the base weights in memory: float32, bfloat16 or nf4',
+  },
+  'matmul-precision': {
+    value: 'P',
+    default: 'float32',
+    describe: 'of products with bfloat16 or nf4 weights: float32, or bfloat16 (summed in float32)',
   },
 };
 export const INPUT: OptionSpecs = {

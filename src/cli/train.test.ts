@@ -45,14 +45,16 @@ training: { max_steps: 2, batch_size: 2, gradient_accumulation_steps: 2, warmup_
 `;
 
 describe('grpolab train', () => {
-  it('goes on with a run of a build whose experiments had no policy and no dtype', async () => {
+  it('goes on with a run of a build whose experiments had no policy, no dtype and no precision', async () => {
     const output = temporaryDirectory();
     const file = experiment(sft(output));
     expect((await runCli(['train', '--config', file, '--quiet'])).code).toBe(0);
     const config = join(output, 'config.resolved.yaml');
     const text = readFileSync(config, 'utf8');
-    writeFileSync(config, text.replace(/^policy:\n {2}type: local\n/m, '').replace(/^dtype: float32\n/m, ''));
-    expect(readFileSync(config, 'utf8')).not.toMatch(/^(policy|dtype):/m);
+    expect(text).toMatch(/^dtype: float32\nmatmul_precision: float32$/m);
+    const older = text.replace(/^policy:\n {2}type: local\n/m, '');
+    writeFileSync(config, older.replace(/^(dtype|matmul_precision): float32\n/gm, ''));
+    expect(readFileSync(config, 'utf8')).not.toMatch(/^(policy|dtype|matmul_precision):/m);
     rmSync(join(output, 'trainer_state.json'));
     const { code, stderr } = await runCli(['train', '--config', file, '--resume', '--quiet']);
     expect(stderr).toBe('');

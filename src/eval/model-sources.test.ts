@@ -1,8 +1,9 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { jsonLines, parseLines, temporaryDirectory, temporaryFile } from '../../test/cli';
 import { goldenPath } from '../../test/golden';
+import { LocalPolicy } from '../policy/local';
 import { CheckpointError, ConfigError, DataError } from '../runtime/errors';
 import { tf } from '../runtime/tf';
 import type { ModelReplies, TweetReplies } from './model-replies';
@@ -67,6 +68,7 @@ models:
     - { model: data/model, adapter: runs/a, seed: 42 }
     - { replies: runs/b.jsonl, seed: 123 }
   people: { replies: people.jsonl }
+  half: { model: data/model, dtype: bfloat16, matmul_precision: bfloat16 }
 `;
     expect(parse(yaml)).toEqual([
       { name: 'zero-shot', model: 'data/model', shots: 0 },
@@ -74,6 +76,7 @@ models:
       { name: 'grpo', model: 'data/model', adapter: 'runs/a', shots: 0, seed: 42 },
       { name: 'grpo', replies: 'runs/b.jsonl', seed: 123 },
       { name: 'people', replies: 'people.jsonl' },
+      { name: 'half', model: 'data/model', dtype: 'bfloat16', matmul_precision: 'bfloat16', shots: 0 },
     ]);
   });
 
@@ -103,6 +106,14 @@ models:
     ['models: { a: }', 'models.yaml: models.a: the value is null: expected'],
     ['models: { a: { model: m, shots: -1 } }', 'models.yaml: models.a: shots is -1'],
     ['models: { a: { model: m, seed: 1.5 } }', 'models.yaml: models.a: seed is 1.5'],
+    [
+      'models: { a: { model: m, matmul_precision: bfloat16 } }',
+      'models.yaml: models.a: matmul_precision: is bfloat16, but dtype is float32; ',
+    ],
+    [
+      'models: { a: { model: m, dtype: bfloat16, matmul_precision: f16 } }',
+      'models.yaml: models.a: matmul_precision is "f16"',
+    ],
     ['models: { a: { shots: 1 } }', 'models.yaml: models.a: model is missing'],
     ['models: [m]', 'models.yaml: models is ["m"]'],
     ['', 'models.yaml: the value is null'],
@@ -223,6 +234,18 @@ describe('opening replies', () => {
     expect(await run()).toEqual(written);
     // The seed of the evaluation is not used, engagement does not touch replies.
     expect(await run({}, { seed: 5, references: referencesOf('Good tea', 5) })).toEqual(written);
+  });
+
+  it('says beside them the type of weights and products where these are not the default, and asks for the same', async () => {
+    const load = vi.spyOn(LocalPolicy, 'load');
+    onTestFinished(() => load.mockRestore());
+    const { run, settings } = openAgain();
+    await run({ dtype: 'bfloat16', matmul_precision: 'bfloat16' });
+    expect(settings()).toMatchObject({ dtype: 'bfloat16', matmul_precision: 'bfloat16' });
+    expect(load.mock.lastCall?.[0]).toMatchObject({ dtype: 'bfloat16', matmulPrecision: 'bfloat16' });
+    await expect(run({ dtype: 'bfloat16', matmul_precision: 'float32' })).rejects.toThrow(
+      'was written with matmul_precision "bfloat16"; this evaluation has nothing',
+    );
   });
 
   it('does not go on with another adapter, other bytes of it, other examples or other references', async () => {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { readModelConfig, WEIGHT_DTYPES } from '../model/config';
+import { MATMUL_PRECISIONS, matmulProblem, readModelConfig, WEIGHT_DTYPES } from '../model/config';
 import { resolveModel } from '../model/hub';
 import type { DownloadProgress } from '../model/hub';
 import type { OnLoad } from '../model/load';
@@ -23,13 +23,24 @@ import type { Answerer, TweetToAnswer, WriteRepliesOptions } from './write-repli
 
 const seed = z.int().min(0).optional().describe('of the run; several runs of one model are aggregated');
 
-const localSchema = z.strictObject({
-  model: z.string().min(1).describe('directory of a Hugging Face model, or a hub id'),
-  adapter: z.string().min(1).optional().describe('PEFT directory'),
-  dtype: z.enum(WEIGHT_DTYPES).optional().describe('of the base weights in memory; default: float32'),
-  shots: z.int().min(0).default(0).describe('examples that the prompt shows before the tweet'),
-  seed,
-});
+const localSchema = z
+  .strictObject({
+    model: z.string().min(1).describe('directory of a Hugging Face model, or a hub id'),
+    adapter: z.string().min(1).optional().describe('PEFT directory'),
+    dtype: z.enum(WEIGHT_DTYPES).optional().describe('of the base weights in memory; default: float32'),
+    matmul_precision: z
+      .enum(MATMUL_PRECISIONS)
+      .optional()
+      .describe('of products with base weights in bfloat16 or nf4; default: float32'),
+    shots: z.int().min(0).default(0).describe('examples that the prompt shows before the tweet'),
+    seed,
+  })
+  .superRefine(({ dtype = 'float32', matmul_precision: precision = 'float32' }, context) => {
+    const problem = matmulProblem(dtype, precision);
+    if (problem === null) return;
+    const message = `is ${precision}, but dtype is ${dtype}; ${problem}`;
+    context.addIssue({ code: 'custom', path: ['matmul_precision'], message });
+  });
 
 const servedSchema = chatEndpointSchema
   .omit({ temperature: true, top_p: true, max_tokens: true, seed: true })
@@ -194,14 +205,15 @@ async function prepareLocal(
   const { answering, drawn, file, write, writing } = planOf(source, tweets, options);
   const modelDirectory = await resolveModel(source.model, onDownload);
   const config = readModelConfig(modelDirectory);
-  const { adapter, dtype = 'float32' } = source;
+  const { adapter, dtype = 'float32', matmul_precision: precision = 'float32' } = source;
   if (adapter !== undefined) readAdapterConfig(adapter);
   const settings = {
     ...drawn,
     model_sha256: modelSha256(modelDirectory),
     adapter_sha256: adapter === undefined ? null : adapterSha256(adapter),
-    // Replies that were written before there was this setting are of float32.
+    // Replies that were written before there were these settings are of float32.
     ...(dtype !== 'float32' && { dtype }),
+    ...(precision !== 'float32' && { matmul_precision: precision }),
     [NAMED]: { model: source.model, adapter: adapter ?? null },
   };
   const own = { ...writing, settings, problemOf: currentReferences(references) };
@@ -209,7 +221,7 @@ async function prepareLocal(
   const open = async (): Promise<ModelReplies> => {
     const tokenizer = await loadTokenizerOf(modelDirectory, config);
     const policy = LocalPolicy.load({
-      ...{ modelDirectory, adapterDirectory: adapter, dtype, onLoad },
+      ...{ modelDirectory, adapterDirectory: adapter, dtype, matmulPrecision: precision, onLoad },
       stopTokenIds: [...new Set([...config.eosTokenIds, tokenizer.eosTokenId])],
     });
     try {

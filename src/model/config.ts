@@ -10,6 +10,21 @@ export const WEIGHT_DTYPES = ['float32', 'bfloat16', 'nf4'] as const;
 /** The type that base weights have in memory. */
 export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
+/**
+ * How products with the base weights are computed; `bfloat16`: of activations (and gradients) that are rounded to bfloat16, as
+ * torch's autocast does, summed in float32.
+ */
+export const MATMUL_PRECISIONS = ['float32', 'bfloat16'] as const;
+/** The precision of products with the base weights. */
+export type MatmulPrecision = (typeof MATMUL_PRECISIONS)[number];
+
+/** The reason why base weights of a dtype are not multiplied in a precision; null where they are. */
+export function matmulProblem(dtype: WeightDtype, precision: MatmulPrecision): string | null {
+  return precision === 'bfloat16' && dtype === 'float32'
+    ? 'matmul_precision bfloat16 needs weights in bfloat16 or nf4: set dtype (--dtype) to bfloat16'
+    : null;
+}
+
 /** The reason why a model's projections cannot be kept in NF4; null where they can. Its blocks of 64 run along the inputs. */
 export function nf4Problem({
   hiddenSize,

@@ -51,6 +51,22 @@ export function fusedGate(x: Tensor): Tensor {
   return op(x);
 }
 
+/**
+ * Of p = softmax(logits [N, V] / temperature): log-probabilities of targets [N] and entropies, [2, N]; and onehot(target) - p
+ * [N, V], in the logits' memory. Not differentiable.
+ */
+export function fusedSoftmax(
+  logits: Tensor,
+  targets: Tensor,
+  temperature: number,
+): { value: Tensor; errors: Tensor } {
+  const shape = logits.shape as [number, number];
+  const attributes = [floatAttribute('temperature', temperature)];
+  const inputs = [logits, targets];
+  const [value, errors] = ownOp('GrpolabSoftmax', attributes, inputs, [[2, shape[0]], shape]);
+  return { value, errors };
+}
+
 /** An adapted part of a matrix: its factors and its first column. */
 export interface AdaptedColumns {
   factors: LoraFactors;

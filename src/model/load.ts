@@ -3,8 +3,8 @@ import { ConfigError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
-import { checkTensors, expectedTensors, nf4Problem, WEIGHT_DTYPES } from './config';
-import type { ModelConfig, WeightDtype } from './config';
+import { checkTensors, expectedTensors, matmulProblem, nf4Problem, WEIGHT_DTYPES } from './config';
+import type { MatmulPrecision, ModelConfig, WeightDtype } from './config';
 import type { LoraAdapter, LoraModule } from './lora';
 import { loraDelta, moduleName, moduleShape } from './lora';
 import { toBfloat16 } from './half-precision';
@@ -48,6 +48,8 @@ export interface WeightOptions {
    * in float32.
    */
   dtype?: WeightDtype;
+  /** Of products with matrices in 16 or 4 bits; default: float32. */
+  matmulPrecision?: MatmulPrecision;
   /** Gives elements [begin, end) of a tensor in bfloat16, where that is cheaper than to round all of it. */
   readBfloat16?: (name: string, begin: number, end: number) => Uint16Array;
 }
@@ -85,14 +87,14 @@ class WeightPlacer {
 
   /** Matrices of a file side by side, [inputs, outputs], as the options say. */
   matrix(fused: Fused, inputs: number, parts = 1): Matrix {
-    const { dtype = 'float32' } = this.options;
+    const { dtype = 'float32', matmulPrecision: precision } = this.options;
     const { names, widths } = fused;
     if (dtype === 'bfloat16') return this.bfloat16(fused, inputs, parts);
     if (dtype === 'nf4') {
       const sources = names.map((name, i) => ({
         ...{ rows: widths[i], read: () => this.read(name, [widths[i], inputs]) },
       }));
-      return this.keep(PanelMatrix.quantized(sources, inputs, parts));
+      return this.keep(PanelMatrix.quantized(sources, inputs, { parts, precision }));
     }
     return this.place(() => {
       const rows = names.map((name, i) =>
@@ -107,7 +109,8 @@ class WeightPlacer {
       rows: widths[i],
       read: this.rowReader(name, widths[i], inputs),
     }));
-    return this.keep(PanelMatrix.bfloat16(sources, inputs, parts));
+    const { matmulPrecision: precision } = this.options;
+    return this.keep(PanelMatrix.bfloat16(sources, inputs, { parts, precision }));
   }
 
   private rowReader(name: string, rows: number, inputs: number): (begin: number, end: number) => Uint16Array {
@@ -149,7 +152,7 @@ export function buildWeights(
   read: TensorReader,
   options: WeightOptions = {},
 ): QwenWeights {
-  const { kind = 'constant', dtype = 'float32' } = options;
+  const { kind = 'constant', dtype = 'float32', matmulPrecision = 'float32' } = options;
   const trainable = kind === 'variable';
   if (!WEIGHT_DTYPES.includes(dtype))
     throw new ConfigError(`dtype is "${String(dtype)}"; expected ${WEIGHT_DTYPES.join(', ')}`);
@@ -157,7 +160,7 @@ export function buildWeights(
     throw new ConfigError(
       `weights in ${dtype} are frozen: train an adapter (trainable: lora), or use float32`,
     );
-  const problem = dtype === 'nf4' ? nf4Problem(config) : null;
+  const problem = (dtype === 'nf4' ? nf4Problem(config) : null) ?? matmulProblem(dtype, matmulPrecision);
   if (problem !== null) throw new ConfigError(problem);
   const { hiddenSize, vocabSize, tieWordEmbeddings: tied } = config;
   const placer = new WeightPlacer(read, options);

@@ -143,6 +143,11 @@ export class LoraAdapter {
     other.dispose();
   }
 
+  /** Whether the model is as without it: a fresh adapter's B is zero. */
+  get isNeutral(): boolean {
+    return [...this.factors.values()].every(({ b }) => (b.dataSync() as Float32Array).every((x) => x === 0));
+  }
+
   /** A frozen copy, e.g. the reference of a GRPO run. */
   clone(): LoraAdapter {
     return new LoraAdapter(this.model, this.config, this.toPeft().matrices, false);

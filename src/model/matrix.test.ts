@@ -22,7 +22,7 @@ function fromRows(values: readonly Uint16Array[], inputs: number, parts?: number
     rows: bits.length / inputs,
     read: (begin: number, end: number) => bits.slice(begin * inputs, end * inputs),
   }));
-  return PanelMatrix.bfloat16(sources, inputs, parts);
+  return PanelMatrix.bfloat16(sources, inputs, { parts });
 }
 
 const modes: ExecutionMode[] = ['graph', 'eager', 'xla'];
@@ -362,7 +362,7 @@ const script = `
   const { tf } = require(${JSON.stringify(resolve('dist/runtime/tf.js'))});
   const { bits, x, dy, inputs, outputs, parts } = JSON.parse(require('fs').readFileSync(process.argv[2], 'utf8'));
   const rows = { rows: outputs, read: (begin, end) => Uint16Array.from(bits.slice(begin * inputs, end * inputs)) };
-  const w = PanelMatrix.bfloat16([rows], inputs, parts);
+  const w = PanelMatrix.bfloat16([rows], inputs, { parts });
   const run = compile('fn', (a, b) => [multiply(a, w), multiplyTransposed(b, w)], { mode: 'graph' });
   const results = [1, 31, 40].map((n) => {
     const args = [tf.tensor(x.slice(-n * inputs), [n, inputs]), tf.tensor(dy.slice(-n * outputs), [n, outputs])];

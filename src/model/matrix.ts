@@ -1,13 +1,14 @@
 /**
  * Products with the model's matrices, and frozen matrices in 16 or 4 bits, as panels of 16 columns: the layout that the
- * binding's ops multiply by (native/matrix.cc). All arithmetic is in float32, so nothing but the weights is rounded, and
- * those of a bfloat16 checkpoint not at all. Where the ops cannot run (a GPU, XLA, op by op) graphs widen a matrix each time
- * it is used.
+ * binding's ops multiply by (native/matrix.cc). Arithmetic is in float32, so nothing but the weights is rounded, and those of a
+ * bfloat16 checkpoint not at all; or, where asked for, in bfloat16. Where the ops cannot run (a GPU, XLA, op by op) graphs widen
+ * a matrix each time it is used.
  */
 import { ownOp, takesOwnOps } from '../runtime/compile';
 import { ShapeError } from '../runtime/errors';
 import type { OpAttribute, Tensor } from '../runtime/tf';
-import { backend, binding, intAttribute, tf, typeAttribute } from '../runtime/tf';
+import { backend, binding, boolAttribute, intAttribute, tf, typeAttribute } from '../runtime/tf';
+import type { MatmulPrecision } from './config';
 import { dynamicMap, NF4_BLOCK, nf4Codes } from './nf4';
 import type { Bfloat16Rows, FloatRows } from './panels';
 import { bfloat16Panels, nf4Panels, PANEL_WIDTH } from './panels';
@@ -36,8 +37,23 @@ export function uploaded(make: () => Tensor): Tensor {
   });
 }
 
+/** How a matrix is laid out, and multiplied. */
+export interface PanelOptions {
+  /** The columns are so many equal parts, each padded with zeros to whole panels; default: 1. */
+  parts?: number;
+  /**
+   * `float32` (default). `bfloat16`: what is multiplied with the matrix, and a matrix in 4 bits, is rounded to the nearest
+   * bfloat16, of two to the even one; sums are in float32.
+   */
+  precision?: MatmulPrecision;
+}
+
 /** A frozen matrix [inputs, outputs] in 16 bits, or in 4. */
 export class PanelMatrix {
+  readonly parts: number;
+  /** Products are in bfloat16. */
+  readonly isRounded: boolean;
+
   constructor(
     /**
      * int32. bfloat16: [panels, inputs, 8], two values in each, the first in the lower half. nf4:
@@ -45,21 +61,29 @@ export class PanelMatrix {
      */
     readonly panels: Tensor,
     readonly shape: readonly [number, number],
-    /** The columns are so many equal parts, each padded with zeros to whole panels. */
-    readonly parts: number,
-  ) {}
+    { parts = 1, precision = 'float32' }: PanelOptions = {},
+  ) {
+    this.parts = parts;
+    this.isRounded = precision === 'bfloat16';
+  }
+
+  get isNf4(): boolean {
+    return this.panels.rank === 2;
+  }
 
   /**
    * @param sources  the transposed matrices, [rows, inputs], as files have them, one below another; read a piece at a time
    * @throws ShapeError  for parts that are not equal
    */
-  static bfloat16(sources: readonly Bfloat16Rows[], inputs: number, parts = 1): PanelMatrix {
+  static bfloat16(sources: readonly Bfloat16Rows[], inputs: number, options: PanelOptions = {}): PanelMatrix {
+    const { parts = 1 } = options;
     const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);
     if (!Number.isInteger(outputs / parts))
       throw new ShapeError(`${outputs} columns in ${parts} parts: the parts are not equal`);
     const { words, panels } = bfloat16Panels(sources, inputs, outputs, parts);
     const shape = [panels, inputs, PANEL_WIDTH / 2] as const;
-    return new PanelMatrix(uploaded(() => tf.tensor3d(words, [...shape], 'int32')), [inputs, outputs], parts); // prettier-ignore
+    const tensor = uploaded(() => tf.tensor3d(words, [...shape], 'int32'));
+    return new PanelMatrix(tensor, [inputs, outputs], options);
   }
 
   /**
@@ -67,11 +91,12 @@ export class PanelMatrix {
    * @param sources  the transposed matrices, [rows, inputs] row-major, one below another; each is read when its turn comes
    * @throws ShapeError  for inputs that are no multiple of 64, or above 16,384
    */
-  static quantized(sources: readonly FloatRows[], inputs: number, parts = 1): PanelMatrix {
+  static quantized(sources: readonly FloatRows[], inputs: number, options: PanelOptions = {}): PanelMatrix {
+    const { parts = 1 } = options;
     const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);
     const { words, panels } = nf4Panels(sources, inputs, outputs, parts);
     const records = uploaded(() => tf.tensor2d(words, [panels, words.length / panels], 'int32'));
-    return new PanelMatrix(records, [inputs, outputs], parts);
+    return new PanelMatrix(records, [inputs, outputs], options);
   }
 
   dispose(): void {
@@ -82,16 +107,33 @@ export class PanelMatrix {
 /** [inputs, outputs] */
 export type Matrix = Tensor | PanelMatrix;
 
-function attributes({ parts, shape }: PanelMatrix): OpAttribute[] {
-  return [intAttribute('parts', parts), intAttribute('columns', shape[1])];
+function attributes({ parts, shape, isRounded }: PanelMatrix): OpAttribute[] {
+  return [
+    intAttribute('parts', parts),
+    intAttribute('columns', shape[1]),
+    boolAttribute('rounded', isRounded),
+  ];
 }
 
-const bitcast = (x: Tensor): Tensor =>
-  backend.executeSingleOutput(
-    'Bitcast',
-    [typeAttribute('T', binding.TF_INT32), typeAttribute('type', binding.TF_FLOAT)],
-    [x],
-  );
+/** The same bits as float32; those of float32 as int32. */
+function bitcast(x: Tensor): Tensor {
+  const types = [binding.TF_INT32, binding.TF_FLOAT];
+  const [from, to] = x.dtype === 'int32' ? types : types.reverse();
+  return backend.executeSingleOutput('Bitcast', [typeAttribute('T', from), typeAttribute('type', to)], [x]);
+}
+
+/** float32 rounded to the nearest bfloat16, of two to the even one; what is no number stays none. Not differentiable. */
+export function roundedToBfloat16(x: Tensor): Tensor {
+  return tf.tidy(() => {
+    const type = [typeAttribute('T', binding.TF_INT32)];
+    const integer = (op: string, a: Tensor, b: number): Tensor =>
+      backend.executeSingleOutput(op, type, [a, tf.scalar(b, 'int32')]);
+    const bits = bitcast(x);
+    const odd = integer('BitwiseAnd', integer('RightShift', bits, 16), 1);
+    const rounded = integer('BitwiseAnd', tf.add(tf.add(bits, tf.scalar(0x7fff, 'int32')), odd), -65_536);
+    return tf.where(tf.isNaN(x), x, bitcast(rounded));
+  });
+}
 
 /** Panels of bfloat16, [p, k, 8] int32 -> [p, k, 16] float32. `one` is 1. */
 function widenPanels(panels: Tensor, one: Tensor): Tensor {
@@ -148,7 +190,7 @@ export function widened(w: Matrix, after?: Tensor): Tensor {
       // 1 of any number, of NaN too; a comparison of values is what TensorFlow's optimiser does not see through.
       one = tf.maximum(tf.cast(tf.greaterEqual(first, 0), 'int32'), tf.scalar(1, 'int32'));
     }
-    const wide = panels.rank === 2 ? widenNf4(panels, shape[0], one) : widenPanels(panels, one);
+    const wide = w.isNf4 ? widenNf4(panels, shape[0], one) : widenPanels(panels, one);
     const padded = tf.reshape(tf.transpose(wide, [1, 0, 2]), [
       shape[0],
       parts,
@@ -158,17 +200,26 @@ export function widened(w: Matrix, after?: Tensor): Tensor {
   });
 }
 
+/** x W or x W^T as a graph. */
+function multiplyWidened(x: Tensor, w: PanelMatrix, transposed = false): Tensor {
+  return tf.tidy(() => {
+    const wide = widened(w, x);
+    if (!w.isRounded) return matMul(x, wide, transposed);
+    return matMul(roundedToBfloat16(x), w.isNf4 ? roundedToBfloat16(wide) : wide, transposed);
+  });
+}
+
 /** x W, without a gradient of W: [N, inputs] -> [N, outputs]. */
 export function multiply(x: Tensor, w: Matrix): Tensor {
   if (!(w instanceof PanelMatrix)) return matMul(x, w);
-  if (!takesOwnOps()) return tf.tidy(() => matMul(x, widened(w, x)));
+  if (!takesOwnOps()) return multiplyWidened(x, w);
   return ownOp('GrpolabProduct', attributes(w), [x, w.panels], [[x.shape[0], w.shape[1]]])[0];
 }
 
 /** dy W^T: [N, outputs] -> [N, inputs]. */
 export function multiplyTransposed(dy: Tensor, w: Matrix): Tensor {
   if (!(w instanceof PanelMatrix)) return matMul(dy, w, true);
-  if (!takesOwnOps()) return tf.tidy(() => matMul(dy, widened(w, dy), true));
+  if (!takesOwnOps()) return multiplyWidened(dy, w, true);
   return ownOp('GrpolabProductGrad', attributes(w), [dy, w.panels], [[dy.shape[0], w.shape[0]]])[0];
 }
 

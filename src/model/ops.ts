@@ -4,9 +4,9 @@
  */
 import { availableParallelism } from 'node:os';
 import { takesOwnOps } from '../runtime/compile';
-import { fusedGate, fusedRmsNorm } from './fused';
+import { fusedGate, fusedRmsNorm, fusedSoftmax } from './fused';
 import type { Matrix } from './matrix';
-import { PanelMatrix, columns, gatherOp, matMul, multiply, multiplyTransposed } from './matrix';
+import { gatherOp, matMul, multiply, multiplyTransposed } from './matrix';
 import { MAX_LOGITS } from './memory';
 import type { Tensor, TensorInfo } from '../runtime/tf';
 import { backend, binding, tf, typeAttribute } from '../runtime/tf';
@@ -194,18 +194,21 @@ export interface OutputHead {
 export const toVocabulary = (h: Tensor, { matrix, transposed }: OutputHead): Tensor =>
   transposed ? matMul(h, matrix as Tensor, true) : multiply(h, matrix);
 
-/** W p: [n, V] -> [n, H]. */
-const fromVocabulary = (p: Tensor, { matrix, transposed }: OutputHead): Tensor =>
-  transposed ? matMul(p, matrix as Tensor) : multiplyTransposed(p, matrix);
+/** W e: [n, V] -> [n, H]. */
+const fromVocabulary = (e: Tensor, { matrix, transposed }: OutputHead): Tensor =>
+  transposed ? matMul(e, matrix as Tensor) : multiplyTransposed(e, matrix);
 
-/** W[:, ids]: [n] -> [n, H]. */
-function wordVectors(ids: Tensor, { matrix, transposed }: OutputHead): Tensor {
-  if (matrix instanceof PanelMatrix) return columns(matrix, ids);
-  return transposed ? gatherOp(matrix, ids, 0) : tf.transpose(gatherOp(matrix, ids, 1));
+/** x [n, V] with 1 added at each row's target. */
+function addOneHot(x: Tensor, targets: Tensor): Tensor {
+  const count = targets.shape[0] as number;
+  const attributes = [typeAttribute('T', binding.TF_FLOAT), typeAttribute('Tindices', binding.TF_INT32)];
+  const places = tf.stack([tf.range(0, count, 1, 'int32'), targets], 1);
+  return backend.executeSingleOutput('TensorScatterAdd', attributes, [x, places, tf.ones([count])]);
 }
 
-/** log softmax's parts of one chunk: log-probability of the target and entropy [2, n], probabilities [n, V]. */
+/** log softmax's parts of one chunk: log-probability of the target and entropy [2, n], onehot(target) - probabilities [n, V]. */
 function headForward(h: Tensor, targets: Tensor, head: OutputHead, temperature: number) {
+  if (takesOwnOps()) return fusedSoftmax(toVocabulary(h, head), targets, temperature);
   const logits = tf.div(toVocabulary(h, head), temperature);
   const max = tf.max(logits, -1, true);
   const shifted = tf.sub(logits, max);
@@ -215,24 +218,12 @@ function headForward(h: Tensor, targets: Tensor, head: OutputHead, temperature: 
   const logSum = tf.log(sum);
   const entropy = tf.sub(tf.squeeze(logSum, [1]), tf.sum(tf.mul(probabilities, shifted), -1));
   const logProbs = tf.sub(pickPerRow(shifted, targets), tf.squeeze(logSum, [1]));
-  return { value: tf.stack([logProbs, entropy]), probabilities };
-}
-
-/** T d log p(target) / d h = W[:, target] - W p: [n, H]. No [n, V] one-hot is formed. */
-function headDirection(probabilities: Tensor, targets: Tensor, head: OutputHead): Tensor {
-  return tf.sub(wordVectors(targets, head), fromVocabulary(probabilities, head));
+  return { value: tf.stack([logProbs, entropy]), errors: addOneHot(tf.neg(probabilities), targets) };
 }
 
 /** d / d W = h^T (onehot - p) * scale, in the matrix's own layout; scale [n, 1] is the incoming gradient / T. */
-function headMatrixGradient(
-  scale: Tensor,
-  h: Tensor,
-  probabilities: Tensor,
-  targets: Tensor,
-  { matrix, transposed }: OutputHead,
-): Tensor {
-  const vocabulary = matrix.shape[transposed ? 0 : 1] as number;
-  const dz = tf.mul(tf.sub(tf.oneHot(targets as never, vocabulary), probabilities), scale);
+function headMatrixGradient(scale: Tensor, h: Tensor, errors: Tensor, { transposed }: OutputHead): Tensor {
+  const dz = tf.mul(errors, scale);
   return transposed ? tf.matMul(dz as never, h as never, true) : tf.matMul(h as never, dz as never, true);
 }
 
@@ -249,7 +240,7 @@ function chunkSizes(tokens: number, vocabulary: number, limit: number): number[]
 /**
  * Log-probabilities of given tokens, and entropies, of softmax(h W / temperature), without keeping the logits of a large
  * batch: tokens go through the head in chunks, and what the gradient in `h` needs, [N, H], is computed at once (where no
- * gradient is taken, TensorFlow drops it). Only a trained matrix needs the probabilities again: of a single chunk they
+ * gradient is taken, TensorFlow drops it). Only a trained matrix needs the errors again: of a single chunk they
  * are kept, of several computed once more.
  *
  * @param h        [N, H]
@@ -271,11 +262,11 @@ export function tokenLogProbs(
     const ids = chunks(targets);
     const forward = chunks(args[0] as Tensor).map((h0, i) =>
       tf.tidy(() => {
-        const { value, probabilities } = headForward(h0, ids[i], head, temperature);
-        const direction = headDirection(probabilities, ids[i], head);
-        return head.trainable && sizes.length === 1
-          ? { value, direction, probabilities }
-          : { value, direction };
+        const { value, errors } = headForward(h0, ids[i], head, temperature);
+        // T d log p(target) / d h = W (onehot - p). As one product: where p(target) is near 1, rounding would leave nothing of
+        // the difference of two.
+        const direction = fromVocabulary(errors, head);
+        return head.trainable && sizes.length === 1 ? { value, direction, errors } : { value, direction };
       }),
     );
     const concat = (key: 'value' | 'direction', axis: number): Tensor =>
@@ -285,7 +276,7 @@ export function tokenLogProbs(
       );
     const needed = [concat('direction', 0)];
     if (head.trainable) needed.push(args[0] as Tensor, targets);
-    if (forward[0].probabilities !== undefined) needed.push(forward[0].probabilities);
+    if (forward[0].errors !== undefined) needed.push(forward[0].errors);
     saveOf(args)(needed);
     return {
       value: concat('value', 1),
@@ -301,8 +292,8 @@ export function tokenLogProbs(
     const [scales, ids] = [chunks(scale), chunks(targets1)];
     const parts = chunks(again).map((h0, i) =>
       tf.tidy(() => {
-        const p = kept ?? headForward(h0, ids[i], head, temperature).probabilities;
-        return headMatrixGradient(scales[i], h0, p, ids[i], head);
+        const errors = kept ?? headForward(h0, ids[i], head, temperature).errors;
+        return headMatrixGradient(scales[i], h0, errors, head);
       }),
     );
     return tf.addN(parts);

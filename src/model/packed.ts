@@ -144,6 +144,7 @@ export class PackedModel {
       intAttribute('M', matrices.length),
       intAttribute('F', this.factors.length),
       typeAttribute('T', this.isPanels ? binding.TF_INT32 : binding.TF_FLOAT),
+      boolAttribute('rounded', head.matrix instanceof PanelMatrix && head.matrix.isRounded),
     ];
     const tensors = matrices.map((m) => (m instanceof PanelMatrix ? m.panels : m));
     return backend.executeSingleOutput(op, attributes, [

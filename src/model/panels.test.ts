@@ -10,7 +10,7 @@ import { dequantizeNf4, quantizeNf4 } from './nf4';
 
 function quantized(values: readonly Float32Array[], inputs: number, parts = 1): PanelMatrix {
   const sources = values.map((one) => ({ rows: one.length / inputs, read: () => one }));
-  return PanelMatrix.quantized(sources, inputs, parts);
+  return PanelMatrix.quantized(sources, inputs, { parts });
 }
 
 /** Both ways of each product with the unit matrix, and the graph that widens: all are W, [inputs, outputs]. */

@@ -8,7 +8,7 @@ import { ensureDirectory } from '../runtime/files';
 import type { Tensor, Variable } from '../runtime/tf';
 import { binding, tf } from '../runtime/tf';
 import { readModelConfig } from '../model/config';
-import type { ModelConfig, WeightDtype } from '../model/config';
+import type { MatmulPrecision, ModelConfig, WeightDtype } from '../model/config';
 import { adapterDropout } from '../model/dropout';
 import { fileTensors, loadWeights, weightTensors } from '../model/load';
 import type { OnLoad } from '../model/load';
@@ -51,6 +51,8 @@ export interface LocalPolicyOptions extends LocalSamplerOptions {
   lora?: AdapterConfig;
   /** Of the base weights: `float32` (default), `bfloat16` in half the memory, or `nf4` in a fourth to a sixth; both frozen. */
   dtype?: WeightDtype;
+  /** Of products with base weights in `bfloat16` or `nf4`; default: `float32`. */
+  matmulPrecision?: MatmulPrecision;
   /** Seed of a fresh adapter. */
   seed?: number;
   /** `lora` (default): the adapter; `all`: every weight, embeddings too. */
@@ -101,7 +103,7 @@ export class LocalPolicy implements Policy {
 
   /** @throws CheckpointError  when the model or the adapter cannot be read, or do not belong together */
   static load(options: LocalPolicyOptions): LocalPolicy {
-    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', seed = 0, dtype, onLoad } = options;
+    const { modelDirectory, adapterDirectory, lora, trainable = 'lora', seed = 0 } = options;
     if (trainable === 'all' && (adapterDirectory !== undefined || lora !== undefined))
       throw new ConfigError(
         'trainable: all takes no adapter; merge it into the model first, or set trainable: lora',
@@ -109,7 +111,9 @@ export class LocalPolicy implements Policy {
     const config = readModelConfig(modelDirectory);
     const stored = adapterDirectory === undefined ? null : readAdapter(adapterDirectory, config);
     const kind = trainable === 'all' ? 'variable' : 'constant';
-    const load = (): QwenWeights => loadWeights(modelDirectory, config, { kind, dtype, onLoad });
+    const { dtype, matmulPrecision, onLoad } = options;
+    const placed = { kind, dtype, matmulPrecision, onLoad } as const;
+    const load = (): QwenWeights => loadWeights(modelDirectory, config, placed);
     const weights = loadWithAdvice(load, config, options);
     let adapter: LoraAdapter | null = null;
     if (stored !== null) adapter = new LoraAdapter(config, stored.config, stored.matrices);
@@ -118,14 +122,15 @@ export class LocalPolicy implements Policy {
   }
 
   /**
-   * Makes the present adapter the frozen reference of `logProbs(..., {of: 'reference'})`; without one it is the bare model.
+   * Makes the present adapter the frozen reference of `logProbs(..., {of: 'reference'})`; without one, or with one that changes
+   * nothing yet, it is the bare model.
    * @throws ConfigError  when all weights are trained: the bare model changes then
    */
   freezeReference(): void {
     this.requireFrozenWeights();
     this.forget('logProbs reference');
     this.reference?.dispose();
-    this.reference = this.adapter?.clone() ?? null;
+    this.reference = this.adapter?.isNeutral === false ? this.adapter.clone() : null;
     this.memory.hasReference = true;
   }
 

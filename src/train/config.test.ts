@@ -73,6 +73,12 @@ describe('what contradicts itself', () => {
       { grpo: { min_new_tokens: 9, max_new_tokens: 8 } },
       /grpo.min_new_tokens: is 9, above max_new_tokens/,
     ],
+    [
+      'sft',
+      { matmul_precision: 'bfloat16' },
+      /matmul_precision: is bfloat16, but dtype is float32; .* needs weights in bfloat16 or nf4: set dtype/,
+    ],
+    ['sft', { dtype: 'bfloat16', matmul_precision: 'float16' }, /matmul_precision is "float16": .*bfloat16/],
     ['grpo', { grpo: { kl_coef: 0.1 } }, /unknown key "grpo.kl_coef"; did you mean "kl_coeff"/],
   ])('is refused in one line that says what to do (%s, %j)', (method, part, message) => {
     const parse = (): unknown => parseExperiment({ method, data, ...part });
@@ -84,6 +90,13 @@ describe('what contradicts itself', () => {
     const of = (grpo: object) => grpoSettings(parseExperiment({ method: 'grpo', data, grpo })).loss;
     expect(of({ loss_type: 'cispo', epsilon_high: 5 })).toMatchObject({ type: 'cispo', epsilonHigh: 5 });
     expect(of({ delta: 4 })).toMatchObject({ delta: 4 });
+  });
+
+  it('but products in bfloat16 with weights in fewer bits are accepted; without the key they are in float32', () => {
+    const of = (own: object) => parseExperiment({ method: 'sft', data, ...own }).matmul_precision;
+    expect([of({}), of({ dtype: 'bfloat16' })]).toEqual(['float32', 'float32']);
+    for (const dtype of ['bfloat16', 'nf4'])
+      expect(of({ dtype, matmul_precision: 'bfloat16' })).toBe('bfloat16');
   });
 
   it('is found in the adapter of a checkpoint too, whatever the order of its modules', () => {

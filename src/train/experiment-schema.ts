@@ -1,7 +1,7 @@
 /** The schema of an experiment file: every key with its default, and the rules across keys. */
 import { z } from 'zod';
-import type { WeightDtype } from '../model/config';
-import { WEIGHT_DTYPES } from '../model/config';
+import type { MatmulPrecision, WeightDtype } from '../model/config';
+import { MATMUL_PRECISIONS, matmulProblem, WEIGHT_DTYPES } from '../model/config';
 import { LORA_TARGETS } from '../model/peft';
 import { TINKER_ALPHA } from '../policy/tinker-protocol';
 import { addressSchema, keyVariableSchema } from '../rewards/chat-request';
@@ -156,12 +156,13 @@ interface RemoteSettings {
   polychromic?: z.output<typeof polychromicSchema>;
   method: 'sft' | 'polychromic' | 'grpo';
   dtype: WeightDtype;
+  matmul_precision: MatmulPrecision;
 }
 
 /** What a Tinker server cannot do is refused, never left out. */
 function remoteProblems(config: RemoteSettings): { path: string[]; message: string }[] {
   if (config.policy.type !== 'tinker') return [];
-  const { training, lora, method, dtype } = config;
+  const { training, lora, method, dtype, matmul_precision: precision } = config;
   const grpo = config.grpo ?? grpoSchema.parse({});
   const polychromic = config.polychromic ?? polychromicSchema.parse({});
   const problems: { path: string[]; message: string }[] = [];
@@ -172,6 +173,7 @@ function remoteProblems(config: RemoteSettings): { path: string[]; message: stri
   };
   const { max_grad_norm: norm, gradient_checkpointing: recompute } = training;
   require(dtype === 'float32', 'dtype', dtype, 'decides that itself; remove it');
+  require(precision === 'float32', 'matmul_precision', precision, 'decides that itself; remove it');
   require(norm === 0, 'training.max_grad_norm', norm, 'does not clip gradients; set it to 0');
   require(!recompute, 'training.gradient_checkpointing', recompute, 'decides that itself; remove it');
   if (lora !== undefined) {
@@ -204,6 +206,12 @@ export const experimentSchema = z
       .describe(
         'of the frozen base weights: bfloat16 takes half the memory, and is exact for a bfloat16 checkpoint; nf4 is 4-bit',
       ),
+    matmul_precision: z
+      .enum(MATMUL_PRECISIONS)
+      .default('float32')
+      .describe(
+        'of products with base weights in bfloat16 or nf4: bfloat16 rounds activations and gradients to it, sums in float32',
+      ),
     policy: policySchema.prefault({ type: 'local' }).describe('what trains and samples'),
     warm_start: z
       .string()
@@ -233,6 +241,14 @@ export const experimentSchema = z
   .superRefine((config, context) => {
     for (const { path, message } of remoteProblems(config))
       context.addIssue({ code: 'custom', path, message });
+    const { policy, dtype, matmul_precision: precision } = config;
+    const products = policy.type === 'local' ? matmulProblem(dtype, precision) : null;
+    if (products !== null)
+      context.addIssue({
+        code: 'custom',
+        path: ['matmul_precision'],
+        message: `is ${precision}, but dtype is ${dtype}; ${products}`,
+      });
     if (config.task !== undefined && config.reward !== undefined)
       context.addIssue({
         code: 'custom',

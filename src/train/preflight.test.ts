@@ -1,16 +1,18 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { temporaryDirectory } from '../../test/cli';
 import { goldenPath } from '../../test/golden';
 import { mergedBytes, planMemory } from '../model/memory';
 import { readModelConfig } from '../model/config';
+import { LocalPolicy } from '../policy/local';
+import { ConfigError } from '../runtime/errors';
 import { formatBytes } from '../runtime/progress';
 import { tf } from '../runtime/tf';
 import { parseExperiment } from './config';
 import type { Experiment } from './experiment-schema';
 import { memoryCheck, preflight, stepShape } from './preflight';
-import { prepare } from './prepare';
+import { openPolicy, prepare } from './prepare';
 import { runExperiment } from './run';
 
 const model = goldenPath('tiny-qwen3', 'tied-f32');
@@ -89,6 +91,34 @@ describe('the memory check', () => {
     expect(detail).toMatch(/; lower training\.batch_size \(\d+: [\d.]+ GiB\), /);
     expect(detail.endsWith(others)).toBe(true);
     expect(detail).not.toContain('\n');
+  });
+});
+
+describe('the policy of an experiment', () => {
+  const opened = async (settings: object): Promise<void> => {
+    const experiment = parseExperiment({ method: 'sft', model, data: { train: 'given' }, ...settings });
+    const policy = await openPolicy(await prepare(experiment, { train: records }));
+    await policy.dispose();
+  };
+
+  it('keeps and multiplies its base weights as the settings say', async () => {
+    const load = vi.spyOn(LocalPolicy, 'load');
+    onTestFinished(() => load.mockRestore());
+    await opened({});
+    await opened({ dtype: 'bfloat16', matmul_precision: 'bfloat16' });
+    const given = load.mock.calls.map(([{ dtype, matmulPrecision }]) => [dtype, matmulPrecision]);
+    expect(given).toEqual([
+      ['float32', 'float32'],
+      ['bfloat16', 'bfloat16'],
+    ]);
+  });
+
+  it('hands them to the weights, which refuse products in bfloat16 of weights in float32', () => {
+    const load = (): unknown => LocalPolicy.load({ modelDirectory: model, matmulPrecision: 'bfloat16' });
+    const before = tf.memory().numTensors;
+    expect(load).toThrow(ConfigError);
+    expect(load).toThrow(/matmul_precision bfloat16 needs weights in bfloat16 or nf4/);
+    expect(tf.memory().numTensors).toBe(before);
   });
 });
 

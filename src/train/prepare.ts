@@ -151,11 +151,12 @@ export async function openPolicy(
   { experiment, modelDirectory, modelConfig, stopTokenIds }: Prepared,
   { notify, onLoad, registryFile }: OpenPolicyOptions = {},
 ): Promise<RunPolicy> {
-  const { policy, seed, checkpoint_path: start, training, dtype } = experiment;
+  const { policy, seed, checkpoint_path: start, training, dtype, matmul_precision } = experiment;
   const lora = adapterConfig(experiment);
   if (policy.type === 'local')
     return LocalPolicy.load({
       ...{ modelDirectory, dtype, onLoad, stopTokenIds, seed, adapterDirectory: start, lora },
+      matmulPrecision: matmul_precision,
       gradientCheckpointing: training.gradient_checkpointing,
     });
   const { base_url: baseUrl, base_model: baseModel, api_key_env: variable } = policy;

@@ -214,6 +214,7 @@ export class RunDirectory {
     const placed = ({ policy, ...settings }: { policy?: object }): unknown => ({
       // Runs of builds without a choice were local, and in float32.
       dtype: 'float32',
+      matmul_precision: 'float32',
       ...settings,
       output_dir: undefined,
       policy: {
