@@ -205,10 +205,12 @@ class Pass {
     });
   }
 
-  // Panels that a thread takes at once: enough to reuse a block of rows, few enough that all threads have work.
-  static int64_t Grain(int64_t panels, int64_t k) {
-    const int64_t in_cache = std::max<int64_t>(1, (1 << 18) / (k * kWidth * static_cast<int64_t>(sizeof(float))));
-    return std::max<int64_t>(1, std::min(in_cache, panels / (ThreadCount() * 4)));
+  // Panels (or pairs of them) that a thread takes at once: enough to reuse a block of rows, and to read on from one to
+  // the next; few enough that all threads have work, and that what is laid out first stays in the cache.
+  int64_t Grain(const Panels& w, int64_t panels, int64_t rows) const {
+    const int64_t bytes = w.InPlace(rows) ? 1 << 20 : 1 << 18, each = w.panels / panels * w.k * kWidth;
+    const int64_t most = std::max<int64_t>(1, bytes / (each * static_cast<int64_t>(sizeof(float))));
+    return std::max<int64_t>(1, std::min(most, panels / (ThreadCount() * 4)));
   }
 
   // states_ = packed rows times an adapter's A. Then the rows are laid out for the matrix.
@@ -245,7 +247,7 @@ class Pass {
   void Multiply(float* x, int64_t rows, const Weight& weight, float* out, int64_t ldo, int64_t columns, Into into) {
     Prepare(x, rows, weight);
     const Panels& w = weight.w;
-    const int64_t grain = Grain(w.panels, w.k);
+    const int64_t grain = Grain(w, w.panels, rows);
     TightParallelFor((w.panels + grain - 1) / grain, [&](int64_t task) {
       thread_local std::vector<float> scratch;
       const int64_t first = task * grain, end = std::min(w.panels, first + grain);
@@ -261,7 +263,7 @@ class Pass {
   void GateUp(const Weight& weight, float* act) {
     Prepare(packed_.data(), n_, weight);
     const Panels& w = weight.w;
-    const int64_t panels = w.panels / 2, grain = Grain(panels, 2 * w.k);
+    const int64_t panels = w.panels / 2, grain = Grain(w, panels, n_);
     TightParallelFor((panels + grain - 1) / grain, [&](int64_t task) {
       thread_local std::vector<float> scratch[2];
       const int64_t first = task * grain, end = std::min(panels, first + grain);

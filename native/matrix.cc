@@ -3,6 +3,7 @@
 // all arithmetic is in float32; or x and dy (and weights in 4 bits) are rounded to bfloat16, and only sums are in float32.
 //
 //   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
+//   GrpolabKeep(panels) -> the same, where it is quick to read
 //   GrpolabProduct(x [N, k], panels) -> x W [N, n]
 //   GrpolabProductGrad(dy [N, n], panels) -> dy W^T [N, k]
 //   GrpolabColumns(panels, ids [N]) -> columns of W as rows [N, k]
@@ -54,13 +55,18 @@ void Panels::Column(int64_t n, float* out) const {
   for (int64_t i = 0; i < k; i++) out[i] = Lines(n / kWidth, i, i + 1, line)[n % kWidth];
 }
 
-std::vector<const float*> Panels::Wide(int64_t first, int64_t last, int64_t rows, std::vector<float>* scratch) const {
+bool Panels::InPlace(int64_t rows) const {
   constexpr int64_t kFewRows = 2 * kWidth;
+  if (format == Format::kFloat) return true;
+  return format == Format::kBfloat16 && (rows <= kFewRows || (rounded && BestKernels().pairs));
+}
+
+std::vector<const float*> Panels::Wide(int64_t first, int64_t last, int64_t rows, std::vector<float>* scratch) const {
   std::vector<const float*> result(last - first, nullptr);
-  const bool in_pairs = rounded && BestKernels().pairs;
-  if (format == Format::kBfloat16 && (rows <= kFewRows || in_pairs)) return result;
+  const bool in_place = InPlace(rows);
+  if (in_place && format != Format::kFloat) return result;
   const int64_t size = k * kWidth;
-  if (format != Format::kFloat) scratch->resize(std::max<size_t>(scratch->size(), (last - first) * size));
+  if (!in_place) scratch->resize(std::max<size_t>(scratch->size(), (last - first) * size));
   for (int64_t p = first; p < last; p++) {
     float* wide = scratch->data() + (p - first) * size;
     result[p - first] = Lines(p, 0, k, wide);
@@ -191,6 +197,7 @@ void ComputePack(void* state, TF_OpKernelContext* context) {
   }
   auto* out = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {options.parts * panels, k, kWidth}));
   if (out == nullptr) return;
+  UseLargePages(out, options.parts * panels * k * kWidth * sizeof(float));
   const float* matrix = in.floats(0);
   ParallelFor(context, options.parts * panels, [&](int64_t p) {
     const int64_t begin = p % panels * kWidth;
@@ -203,6 +210,17 @@ void ComputePack(void* state, TF_OpKernelContext* context) {
       }
     for (const Factors& f : factors) AddProduct(f, options.scale, k, first, count, panel);
   });
+}
+
+void ComputeKeep(void*, TF_OpKernelContext* context) {
+  OpInputs in(context);
+  if (!in.ok()) return;
+  std::vector<int64_t> shape;
+  for (int i = 0; i < in.rank(0); i++) shape.push_back(in.dim(0, i));
+  auto* out = static_cast<int32_t*>(AllocateOutput(context, 0, TF_INT32, shape));
+  if (out == nullptr) return;
+  UseLargePages(out, in.size(0) * sizeof(int32_t));
+  std::copy_n(in.ints(0), in.size(0), out);
 }
 
 // ---- products ----
@@ -234,6 +252,9 @@ void ComputeProduct(void* state, TF_OpKernelContext* context) {
   if (!Fits(w, options) || in.dim(0, 1) != w.k) return FailOp(context, "GrpolabProduct: the matrix does not fit");
   auto* y = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {rows, n}));
   if (y == nullptr) return;
+  // Logits are in memory that is new each time, and would come in pages of 4 KiB.
+  constexpr size_t kLarge = 1 << 25;
+  if (rows * n * sizeof(float) > kLarge) UseLargePages(y, rows * n * sizeof(float));
   const std::unique_ptr<float[]> packed(new float[Ceil(rows) * kWidth * w.k]);
   PackRows(context, in.floats(0), rows, w.k, 0, w.k, w.rounded, packed.get());
   const int64_t grain = Grain(w.panels, w.k);
@@ -329,6 +350,8 @@ void RegisterMatrixOps() {
               CreatePack,
               Guarded<ComputePack>,
               Destroy<PackOptions>});
+  RegisterOp({"GrpolabKeep", {"panels: int32"}, {"kept: int32"}, {}, [](TF_OpKernelConstruction*) -> void* { return nullptr; },
+              Guarded<ComputeKeep>, [](void*) {}});
   const std::vector<const char*> shape = {"parts: int", "columns: int", "rounded: bool"};
   RegisterOp({"GrpolabProduct", {"x: float", "panels: int32"}, {"y: float"}, shape, Create, Guarded<ComputeProduct>,
               Destroy<Options>, false});

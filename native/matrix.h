@@ -27,7 +27,9 @@ struct Panels {
   const float* Lines(int64_t p, int64_t begin, int64_t end, float* scratch) const;
   // Asks for such rows, which will be needed soon.
   void Prefetch(int64_t p, int64_t begin, int64_t end) const;
-  // Panels [first, last) as a product with so many rows takes them; null where it is not worth to lay them out first.
+  // Whether a product with so many rows takes panels as they lie.
+  bool InPlace(int64_t rows) const;
+  // Panels [first, last) as a product with so many rows takes them; null for those of bfloat16 that it takes as they lie.
   std::vector<const float*> Wide(int64_t first, int64_t last, int64_t rows, std::vector<float>* scratch) const;
   // out [rows, columns] (+)= x times panel p, which `wide` may be (or null).
   void Product(Rows x, int64_t p, const float* wide, float* out, int64_t ldo, int64_t columns, Into into) const;

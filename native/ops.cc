@@ -1,5 +1,9 @@
 #include "ops.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstdlib>
 #include <mutex>
 
@@ -38,6 +42,16 @@ void* AllocateOutput(TF_OpKernelContext* context, int index, TF_DataType dtype, 
   void* data = TF_TensorData(tensor);
   TF_DeleteTensor(tensor);  // the context holds the output
   return data;
+}
+
+void UseLargePages(void* data, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 1 << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  // Where the system has none, all stays as it is.
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 void FailOp(TF_OpKernelContext* context, const std::string& message) {

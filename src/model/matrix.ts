@@ -37,6 +37,12 @@ export function uploaded(make: () => Tensor): Tensor {
   });
 }
 
+/** Panels on the device; on a CPU in memory that is quick to read. */
+function uploadedPanels(make: () => Tensor): Tensor {
+  if (binding.isUsingGpuDevice()) return uploaded(make);
+  return tf.tidy(() => backend.executeSingleOutput('GrpolabKeep', [], [make()]));
+}
+
 /** How a matrix is laid out, and multiplied. */
 export interface PanelOptions {
   /** The columns are so many equal parts, each padded with zeros to whole panels; default: 1. */
@@ -82,7 +88,7 @@ export class PanelMatrix {
       throw new ShapeError(`${outputs} columns in ${parts} parts: the parts are not equal`);
     const { words, panels } = bfloat16Panels(sources, inputs, outputs, parts);
     const shape = [panels, inputs, PANEL_WIDTH / 2] as const;
-    const tensor = uploaded(() => tf.tensor3d(words, [...shape], 'int32'));
+    const tensor = uploadedPanels(() => tf.tensor3d(words, [...shape], 'int32'));
     return new PanelMatrix(tensor, [inputs, outputs], options);
   }
 
@@ -95,7 +101,7 @@ export class PanelMatrix {
     const { parts = 1 } = options;
     const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);
     const { words, panels } = nf4Panels(sources, inputs, outputs, parts);
-    const records = uploaded(() => tf.tensor2d(words, [panels, words.length / panels], 'int32'));
+    const records = uploadedPanels(() => tf.tensor2d(words, [panels, words.length / panels], 'int32'));
     return new PanelMatrix(records, [inputs, outputs], options);
   }
 
