@@ -1,4 +1,4 @@
-// The arithmetic of decoding on vectors of 16 floats. This file is compiled once for each instruction set
+// Arithmetic on vectors of 16 floats. This file is compiled once for each instruction set
 // (scripts/setup.mjs: GRPOLAB_KERNELS names the result), so it uses nothing from the standard library whose code a linker
 // might take from the copy of another instruction set.
 #include "kernels.h"

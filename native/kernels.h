@@ -1,5 +1,4 @@
-// The arithmetic of decoding (native/decode.cc, native/sampling.cc), compiled once for each instruction set that the
-// processor may have: native/kernels.cc.
+// The arithmetic of the ops, compiled once for each instruction set that the processor may have: native/kernels.cc.
 #ifndef GRPOLAB_KERNELS_H_
 #define GRPOLAB_KERNELS_H_
 

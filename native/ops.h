@@ -42,8 +42,8 @@ class OpInputs {
 // Allocates an output; null when that failed, which is then reported.
 void* AllocateOutput(TF_OpKernelContext* context, int index, TF_DataType dtype, const std::vector<int64_t>& shape);
 
-// Asks for pages of 2 MiB under memory that nobody has touched yet: what is read from end to end again and again needs fewer
-// look-ups of addresses.
+// Asks for pages of 2 MiB under large memory that was just allocated: there are fewer of them to be made, and to be looked up
+// by what is read from end to end again and again.
 void UseLargePages(void* data, size_t bytes);
 
 void FailOp(TF_OpKernelContext* context, const std::string& message);

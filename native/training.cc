@@ -180,7 +180,9 @@ void ComputeSoftmax(void* state, TF_OpKernelContext* context) {
     const float target = logits[id] / temperature;
     double sum, moment;
     const float max = BestKernels().negative_softmax(logits, temperature, n, error, &sum, &moment);
-    error[id] += 1;
+    // 1 - p(target) as the sum of the others: a difference would leave nothing of it where p(target) is near 1.
+    error[id] = 0;
+    error[id] = static_cast<float>(-BestKernels().sum(error, n));
     value[r] = static_cast<float>(target - max - std::log(sum));
     value[rows + r] = static_cast<float>(std::log(sum) - moment);
   });

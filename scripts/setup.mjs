@@ -258,9 +258,9 @@ function instructionSets(compiler) {
   // What native/ops.cc asks the processor for; -march=x86-64-v3 and v4 are not known to older compilers.
   const v3 = ['-mavx2', '-mfma', '-mbmi2'];
   const v4 = [...v3, '-mavx512f', '-mavx512bw', '-mavx512cd', '-mavx512dq', '-mavx512vl'];
-  const bf16 = [...v4, '-mavx512bf16'];
-  // Compilers before 2020 do not know that one.
-  const probe = spawnSync(compiler, ['-mavx512bf16', '-x', 'c++', '-fsyntax-only', '/dev/null']);
+  const bf16 = [...v4, '-mavx512bf16']; // not known to compilers before 2020
+  const input = '#include <immintrin.h>\n__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }'; // prettier-ignore
+  const probe = spawnSync(compiler, [...bf16, '-x', 'c++', '-c', '-', '-o', '/dev/null'], { input });
   const newest = probe.status === 0 ? [['kernels_bf16', bf16]] : [];
   return [...newest, ['kernels_v4', v4], ['kernels_v3', v3], plain];
 }

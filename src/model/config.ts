@@ -11,8 +11,8 @@ export const WEIGHT_DTYPES = ['float32', 'bfloat16', 'nf4'] as const;
 export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
 /**
- * How products with the base weights are computed; `bfloat16`: of activations (and gradients) that are rounded to bfloat16, as
- * torch's autocast does, summed in float32.
+ * How products with the base weights are computed; `bfloat16`: of activations (and gradients) that are rounded to bfloat16,
+ * summed in float32. (torch in bfloat16 rounds the results as well.)
  */
 export const MATMUL_PRECISIONS = ['float32', 'bfloat16'] as const;
 /** The precision of products with the base weights. */

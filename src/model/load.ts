@@ -3,7 +3,14 @@ import { ConfigError } from '../runtime/errors';
 import { Random } from '../runtime/random';
 import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
-import { checkTensors, expectedTensors, matmulProblem, nf4Problem, WEIGHT_DTYPES } from './config';
+import {
+  checkTensors,
+  expectedTensors,
+  MATMUL_PRECISIONS,
+  matmulProblem,
+  nf4Problem,
+  WEIGHT_DTYPES,
+} from './config';
 import type { MatmulPrecision, ModelConfig, WeightDtype } from './config';
 import type { LoraAdapter, LoraModule } from './lora';
 import { loraDelta, moduleName, moduleShape } from './lora';
@@ -145,7 +152,7 @@ function buildLayer(config: ModelConfig, placer: WeightPlacer, index: number): L
  * Puts a model's weights on the device: matrices transposed to [in, out], q/k/v and gate/up fused.
  * A tied embedding is the output head as it is.
  *
- * @throws ConfigError  for trained weights in fewer than 32 bits, and sizes that these cannot have
+ * @throws ConfigError  for trained weights in fewer than 32 bits, sizes that these cannot have, and unknown types
  */
 export function buildWeights(
   config: ModelConfig,
@@ -156,6 +163,10 @@ export function buildWeights(
   const trainable = kind === 'variable';
   if (!WEIGHT_DTYPES.includes(dtype))
     throw new ConfigError(`dtype is "${String(dtype)}"; expected ${WEIGHT_DTYPES.join(', ')}`);
+  if (!MATMUL_PRECISIONS.includes(matmulPrecision))
+    throw new ConfigError(
+      `matmul precision is "${String(matmulPrecision)}"; expected ${MATMUL_PRECISIONS.join(', ')}`,
+    );
   if (dtype !== 'float32' && trainable)
     throw new ConfigError(
       `weights in ${dtype} are frozen: train an adapter (trainable: lora), or use float32`,

@@ -27,31 +27,31 @@ describe('memoryChoices', () => {
 describe('memoryAdvice', () => {
   it('names what fits, cheapest first, and nothing that costs more without needing less', () => {
     expect(advice(3.8)).toBe(
-      'dtype: bfloat16 would need 3.7 GiB; with training.gradient_checkpointing: true 2.8 GiB; ' +
-        'dtype: nf4 with training.gradient_checkpointing: true 2.2 GiB',
+      'dtype: bfloat16 would need 3.3 GiB; with training.gradient_checkpointing: true 2.3 GiB; ' +
+        'dtype: nf4 with training.gradient_checkpointing: true 1.7 GiB',
     );
     expect(advice(3)).toBe(
-      'dtype: bfloat16 with training.gradient_checkpointing: true would need 2.8 GiB; ' +
-        'dtype: nf4 with training.gradient_checkpointing: true 2.2 GiB',
+      'dtype: bfloat16 with training.gradient_checkpointing: true would need 2.3 GiB; ' +
+        'dtype: nf4 with training.gradient_checkpointing: true 1.7 GiB',
     );
   });
 
   it('starts from what is in force', () => {
     expect(advice(3, { options: { dtype: 'bfloat16' } })).toBe(
-      'training.gradient_checkpointing: true would need 2.8 GiB; dtype: nf4 with training.gradient_checkpointing: true 2.2 GiB',
+      'training.gradient_checkpointing: true would need 2.3 GiB; dtype: nf4 with training.gradient_checkpointing: true 1.7 GiB',
     );
     expect(advice(3, { options: { recompute: true } })).toBe(
-      'dtype: bfloat16 would need 2.8 GiB; dtype: nf4 2.2 GiB',
+      'dtype: bfloat16 would need 2.3 GiB; dtype: nf4 1.7 GiB',
     );
   });
 
   it('says where nothing fits what the least is, and what else to lower', () => {
     expect(advice(1)).toBe(
-      'even dtype: nf4 with training.gradient_checkpointing: true would need 2.2 GiB; ' +
-        `beside that, lower training.batch_size (1: 1.8 GiB), ${others}`,
+      'even dtype: nf4 with training.gradient_checkpointing: true would need 1.7 GiB; ' +
+        `beside that, lower training.batch_size (1: 1.6 GiB), ${others}`,
     );
     const smallest = { options: { dtype: 'nf4', recompute: true } } as const;
-    expect(advice(2, smallest)).toBe(`lower training.batch_size (1: 1.8 GiB), ${others}`);
+    expect(advice(1.6, smallest)).toBe(`lower training.batch_size (1: 1.6 GiB), ${others}`);
     expect(advice(1, { ...smallest, shape: { ...step.shape, P: 1 } }, ['a', 'b'])).toBe('lower a, b');
   });
 

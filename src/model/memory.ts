@@ -37,7 +37,7 @@ export interface MemoryPlan {
   optimizer: number;
   /** What the forward pass keeps for the backward pass. */
   activations: number;
-  /** Logits and probabilities of the output layer. */
+  /** Logits of the output layer; of graphs probabilities, too. */
   head: number;
   /** Keys and values while sampling; 0 where nothing is sampled. */
   cache: number;
@@ -50,8 +50,8 @@ export interface MemoryPlan {
 const FLOAT = 4;
 /** Logits that the output layer computes at a time, at most (`tokenLogProbs`). */
 export const MAX_LOGITS = 2 ** 26;
-/** Tensors of [tokens, V] that are alive together in the output layer. */
-const HEAD_TENSORS = 3;
+/** Tensors of [tokens, V] that are alive together in the output layer: of graphs, and of ops that work in the logits' memory. */
+const HEAD_TENSORS = { graphs: 3, fused: 1 };
 /** Completions that are sampled side by side, at most (unless one prompt has more). */
 export const SAMPLING_ROWS = 64;
 /** Resident size of Node with TensorFlow loaded on the CPU, rounded up. */
@@ -156,9 +156,17 @@ export function activationBytes(
   return FLOAT * (underWay + (recompute ? layer + L * tokens * H : L * layer));
 }
 
-/** 4 x 3 x min(P G Tc V, 2^26): larger outputs are computed in chunks, 2^26 logits at a time over all threads. */
-export function headBytes(config: ModelConfig, { P, G, Tc }: StepShape): number {
-  return FLOAT * HEAD_TENSORS * Math.min(P * G * bucket(Tc) * config.vocabSize, MAX_LOGITS);
+/**
+ * 4 min(P G Tc V, 2^26), of graphs three times as much: larger outputs are computed in chunks, 2^26 logits at a time over all
+ * threads.
+ */
+export function headBytes(
+  config: ModelConfig,
+  { P, G, Tc }: StepShape,
+  { fused = true }: PassOptions = {},
+): number {
+  const tensors = fused ? HEAD_TENSORS.fused : HEAD_TENSORS.graphs;
+  return FLOAT * tensors * Math.min(P * G * bucket(Tc) * config.vocabSize, MAX_LOGITS);
 }
 
 /** 4 x 2 L K (P Tp + P G Tc), of the prompts that are sampled together: those whose completions make up to 64 rows. */
@@ -201,7 +209,7 @@ export function planMemory(
     gradients: 2 * one,
     optimizer: 5 * one,
     activations: activationBytes(config, shape, rank, pass),
-    head: headBytes(config, shape),
+    head: headBytes(config, shape, pass),
     cache: Math.max(0, ...sampled.map((batch) => cacheBytes(config, batch))),
     runtime: RUNTIME_BYTES,
   };

@@ -300,7 +300,7 @@ export class TinkerClient {
     const outcome = await exchange(`${this.root}/${API}/${path}`, {
       ...{ body, isBinary, redact: (text) => this.withoutKey(text) },
       signal: anyOf(this.connectionSignal, signal),
-      silenceSeconds: this.isHurried ? HURRIED_SECONDS : silenceSeconds,
+      silenceSeconds: Math.min(this.isHurried ? HURRIED_SECONDS + EARLY_SECONDS : Infinity, silenceSeconds),
       headers: apiKey === undefined ? {} : { 'x-api-key': apiKey },
     });
     if (path === HEARTBEAT && outcome.kind === 'status' && outcome.status === 404) this.isForgotten = true;
