@@ -2,10 +2,10 @@
  * Products in bfloat16 against the formula, y = R(x) R(W) and dx = R(dy) R(W)^T: R is that of test/rounding.ts, and sums are in
  * double precision.
  */
-import { spawnSync } from 'node:child_process';
 import { resolve } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { temporaryFile } from '../../test/cli';
+import { callOnce, expectBits, printedWith, productsBothWays } from '../../test/products';
 import { bitsOf, edges, expectRounded, floatsOf, rounded } from '../../test/rounding';
 import { compile } from '../runtime/compile';
 import type { ExecutionMode } from '../runtime/compile';
@@ -54,7 +54,7 @@ describe('rounding to bfloat16', () => {
 
   it.each(modes)('is that of roundedToBfloat16, of every upper half (%s)', (mode) => {
     for (const x of [all, edges]) {
-      const [actual] = call((v) => [roundedToBfloat16(v)], [tf.tensor1d(x)], mode);
+      const [actual] = callOnce((v) => [roundedToBfloat16(v)], [tf.tensor1d(x)], mode);
       expectRounded(actual, x, true);
     }
   });
@@ -130,38 +130,6 @@ function expectSums(actual: ArrayLike<number>, expected: Sums, name: string): vo
   expect(error, name).toBeLessThan(tolerance);
 }
 
-function expectBits(actual: Float32Array, expected: Float32Array, name = 'bits'): void {
-  const [a, b] = [actual, expected].map(({ buffer, byteOffset, byteLength }) =>
-    Buffer.from(buffer, byteOffset, byteLength),
-  );
-  expect([a.length, a.equals(b)], name).toEqual([b.length, true]);
-}
-
-/** Calls a function once, compiled. */
-function call(fn: (...args: Tensor[]) => Tensor[], args: Tensor[], mode: ExecutionMode): Float32Array[] {
-  const run = compile('fn', fn, { mode });
-  try {
-    const outputs = run(...args);
-    const results = outputs.map((tensor) => tensor.dataSync().slice() as Float32Array);
-    tf.dispose(outputs);
-    return results;
-  } finally {
-    tf.dispose(args);
-    run.dispose();
-  }
-}
-
-/** x W and dy W^T by `multiply` and `multiplyTransposed`, and as value and gradient of `product`. */
-function both(w: PanelMatrix, x: Float32Array, dy: Float32Array, mode: ExecutionMode): Float32Array[] {
-  const [inputs, outputs] = w.shape;
-  const fn = (a: Tensor, b: Tensor): Tensor[] => {
-    const { value, grad } = tf.valueAndGrad((input: Tensor) => product(input, w))(a, b);
-    return [multiply(a, w), multiplyTransposed(b, w), value, grad];
-  };
-  const tensors = [tf.tensor(x, [x.length / inputs, inputs]), tf.tensor(dy, [dy.length / outputs, outputs])];
-  return call(fn, tensors, mode);
-}
-
 const most = 50;
 const rowCounts = [...Array.from({ length: 17 }, (_, i) => i + 1), 32, 33, most];
 
@@ -214,11 +182,11 @@ describe('a matrix', () => {
     ({ kind, ...shape }) => {
       const { x, dy, formula, unrounded, make } = example(kind, shape);
       const w = make('bfloat16');
-      const all = both(w, x, dy, 'graph');
+      const all = productsBothWays(w, x, dy, 'graph');
       const [inputs, outputs] = w.shape;
       for (const n of rowCounts) {
         const [fromX, fromDy] = [(most - n) * inputs, (most - n) * outputs];
-        const [y, dx, value, grad] = both(w, x.slice(fromX), dy.slice(fromDy), 'graph');
+        const [y, dx, value, grad] = productsBothWays(w, x.slice(fromX), dy.slice(fromDy), 'graph');
         expectSums(y, formula[0], `x W of ${n} rows`);
         expectSums(dx, formula[1], `dy W^T of ${n} rows`);
         expectBits(value, y);
@@ -257,8 +225,10 @@ describe.each(modes)('mode %s', (mode) => {
     const [half, full] = [make('bfloat16'), make('float32')];
     for (const n of mode === 'xla' ? [most] : [7, most]) {
       const [a, b] = [x.slice(-n * shape.inputs), dy.slice(-n * shape.outputs)];
-      both(half, a, b, mode).forEach((sum, i) => expectSums(sum, formula[i % 2], `${i} of ${n} rows`));
-      both(full, a, b, mode).forEach((sum, i) => {
+      productsBothWays(half, a, b, mode).forEach((sum, i) =>
+        expectSums(sum, formula[i % 2], `${i} of ${n} rows`),
+      );
+      productsBothWays(full, a, b, mode).forEach((sum, i) => {
         expectSums(sum, unrounded[i % 2], `${i} of ${n} rows in float32`);
         expectTold(sum, formula[i % 2]);
       });
@@ -274,7 +244,7 @@ describe.each(modes)('mode %s', (mode) => {
     const w = matrixOf('bfloat16', new Float32Array(inputs * outputs).fill(1), shape, 'bfloat16');
     // Each number stands at every place.
     const numbers = floatsOf(Array.from({ length: 35 }, () => [...bitsOf(edges)]).flat());
-    const [y, dx, value, grad] = both(w, alone(numbers, inputs), alone(numbers, outputs), mode);
+    const [y, dx, value, grad] = productsBothWays(w, alone(numbers, inputs), alone(numbers, outputs), mode);
     for (const sum of [y, value]) expectRounded(columnOf(sum, outputs, outputs - 1), numbers);
     for (const sum of [dx, grad]) expectRounded(columnOf(sum, inputs, inputs - 1), numbers);
   });
@@ -289,10 +259,10 @@ describe.each(modes)('mode %s', (mode) => {
     const unit = (size: number) =>
       Float32Array.from({ length: size ** 2 }, (_, i) => +(i % (size + 1) === 0));
     const fn = (a: Tensor, b: Tensor): Tensor[] => [multiply(a, w), multiplyTransposed(b, w)];
-    const [y, dx] = call(fn, [tf.tensor(unit(64), [64, 64]), tf.tensor(unit(34), [34, 34])], mode);
+    const [y, dx] = callOnce(fn, [tf.tensor(unit(64), [64, 64]), tf.tensor(unit(34), [34, 34])], mode);
     expectRounded(y, transposed(rows, 64));
     expectRounded(transposed(dx, 64), transposed(rows, 64));
-    const [wide] = call((one) => [widened(w, one)], [tf.tensor1d([1])], mode);
+    const [wide] = callOnce((one) => [widened(w, one)], [tf.tensor1d([1])], mode);
     // XLA may contract what makes a scale into an fma.
     transposed(rows, 64).forEach((v, i) =>
       expect(Math.abs(wide[i] - v)).toBeLessThanOrEqual(1e-6 * Math.abs(v)),
@@ -304,8 +274,8 @@ describe.each(modes)('mode %s', (mode) => {
     const { x, dy, make } = example('bfloat16', shape);
     const w = make('bfloat16');
     const [badX, badDy] = [x.slice(), dy.slice()].map((v) => v.fill(NaN, 5 * 34, 6 * 34));
-    const expected = both(w, x, dy, mode);
-    both(w, badX, badDy, mode).forEach((actual, i) =>
+    const expected = productsBothWays(w, x, dy, mode);
+    productsBothWays(w, badX, badDy, mode).forEach((actual, i) =>
       expect(actual).toEqual(expected[i].slice().fill(NaN, 5 * 34, 6 * 34)),
     );
   });
@@ -313,7 +283,7 @@ describe.each(modes)('mode %s', (mode) => {
   it('takes columns as they are', () => {
     const { make } = example('bfloat16', { inputs: 33, outputs: 17, parts: 1 });
     const all = (w: PanelMatrix): Float32Array[] =>
-      call((ids) => [columns(w, ids)], [tf.tensor1d([16, 0, 7], 'int32')], mode);
+      callOnce((ids) => [columns(w, ids)], [tf.tensor1d([16, 0, 7], 'int32')], mode);
     expectBits(all(make('bfloat16'))[0], all(make('float32'))[0]);
   });
 
@@ -374,14 +344,8 @@ describe('GRPOLAB_KERNELS', () => {
       dy: list(alone(numbers, 34)),
     };
     const file = temporaryFile('tasks.json', JSON.stringify([...tasks, { ...ones, ...edge }]));
-    const options = { encoding: 'utf8', maxBuffer: 2 ** 26 } as const;
-    const env = { ...process.env, GRPOLAB_KERNELS: kernels };
-    const args = [temporaryFile('products.cjs', script), file];
-    const { status, stdout, stderr } = spawnSync(process.execPath, args, { ...options, env });
-    expect([status, stderr]).toEqual([0, '']);
-    const results = (JSON.parse(stdout) as number[][][][]).map((runs) =>
-      runs.map((run) => run.map(floatsOf)),
-    );
+    const printed = printedWith(kernels, [temporaryFile('products.cjs', script), file]);
+    const results = (printed as number[][][][]).map((runs) => runs.map((run) => run.map(floatsOf)));
     examples.forEach(({ formula, kind }, i) => {
       for (const [y, dx] of results[i]) {
         expectSums(y, formula[0], `x W, ${kind}`);

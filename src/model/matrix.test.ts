@@ -1,12 +1,11 @@
 /** Products with matrices in bfloat16 against sums in double precision, in every mode and at every edge of the panels. */
-import { spawnSync } from 'node:child_process';
 import { resolve } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { temporaryFile } from '../../test/cli';
+import { callOnce, expectBits, printedWith, productsBothWays } from '../../test/products';
 import { compile } from '../runtime/compile';
 import type { ExecutionMode } from '../runtime/compile';
 import { Random } from '../runtime/random';
-import type { Tensor } from '../runtime/tf';
 import { binding, tf } from '../runtime/tf';
 import { PanelMatrix, columns, multiply, multiplyTransposed, product, widened } from './matrix';
 
@@ -43,15 +42,6 @@ const halves = (values: Float32Array): Uint16Array =>
 
 /** The float32 numbers whose upper halves are given, as bits. */
 const wideBits = (bits: ArrayLike<number>): Uint32Array => Uint32Array.from(bits, (half) => half * 65_536);
-
-/** The same bits: NaN and signs of zeros too. */
-function expectBits(actual: Tensors, expected: Tensors, name = 'bits'): void {
-  const [a, b] = [actual, expected].map(({ buffer, byteOffset, byteLength }) =>
-    Buffer.from(buffer, byteOffset, byteLength),
-  );
-  expect([a.length, a.equals(b)], name).toEqual([b.length, true]);
-}
-type Tensors = Float32Array | Int32Array | Uint32Array | Uint8Array;
 
 interface Shape {
   inputs: number;
@@ -113,36 +103,6 @@ function expectSums(actual: Values, expected: ReturnType<typeof sums>, name: str
   expect(most, name).toBeLessThan(tolerance);
 }
 
-/** Calls a function once, compiled; nothing that it takes changes. */
-function call(fn: (...args: Tensor[]) => Tensor[], args: Tensor[], mode: ExecutionMode): Float32Array[] {
-  const run = compile('fn', fn, { mode });
-  try {
-    const before = args.map((tensor) => tensor.dataSync().slice());
-    const outputs = run(...args);
-    const results = outputs.map((tensor) => tensor.dataSync().slice() as Float32Array);
-    args.forEach((tensor, i) => expectBits(tensor.dataSync() as Float32Array, before[i] as Float32Array));
-    tf.dispose(outputs);
-    return results;
-  } finally {
-    tf.dispose(args);
-    run.dispose();
-  }
-}
-
-/** x W and dy W^T by `multiply` and `multiplyTransposed`, and as value and gradient of `product`. */
-function both(w: PanelMatrix, x: Float32Array, dy: Float32Array, mode: ExecutionMode): Float32Array[] {
-  const [inputs, outputs] = w.shape;
-  const fn = (a: Tensor, b: Tensor): Tensor[] => {
-    const { value, grad } = tf.valueAndGrad((input: Tensor) => product(input, w))(a, b);
-    return [multiply(a, w), multiplyTransposed(b, w), value, grad];
-  };
-  return call(
-    fn,
-    [tf.tensor(x, [x.length / inputs, inputs]), tf.tensor(dy, [dy.length / outputs, outputs])],
-    mode,
-  );
-}
-
 const rowCounts = [1, 7, 16, 17, 31, 32, 33, 40];
 const most = Math.max(...rowCounts);
 
@@ -181,10 +141,15 @@ describe('a matrix', () => {
     ({ pieces, ...shape }) => {
       const { w, x, dy, forward, backward, rows } = example(shape, pieces);
       const { inputs, outputs } = shape;
-      const all = both(w, x, dy, 'graph');
+      const all = productsBothWays(w, x, dy, 'graph');
       for (const n of rowCounts) {
         const from = most - n;
-        const [y, dx, value, grad] = both(w, x.slice(from * inputs), dy.slice(from * outputs), 'graph');
+        const [y, dx, value, grad] = productsBothWays(
+          w,
+          x.slice(from * inputs),
+          dy.slice(from * outputs),
+          'graph',
+        );
         expectSums(y, forward, `x W of ${n} rows`);
         expectSums(dx, backward, `dy W^T of ${n} rows`);
         expectBits(value, y);
@@ -208,7 +173,12 @@ describe.each(modes)('mode %s', (mode) => {
   ])('has the products of the formula: %j', (shape) => {
     const { w, x, dy, forward, backward } = example(shape);
     for (const n of [7, most]) {
-      const [y, dx, value, grad] = both(w, x.slice(-n * shape.inputs), dy.slice(-n * shape.outputs), mode);
+      const [y, dx, value, grad] = productsBothWays(
+        w,
+        x.slice(-n * shape.inputs),
+        dy.slice(-n * shape.outputs),
+        mode,
+      );
       expectSums(y, forward, 'x W');
       expectSums(dx, backward, 'dy W^T');
       expectSums(value, forward, 'value of product');
@@ -224,7 +194,7 @@ describe.each(modes)('mode %s', (mode) => {
       { inputs: 2048, outputs: 32, parts: 4 },
     ]) {
       const w = matrixOf(all, shape);
-      const [wide, after] = call((x) => [widened(w), widened(w, x)], [tf.tensor1d([-3, 1])], mode);
+      const [wide, after] = callOnce((x) => [widened(w), widened(w, x)], [tf.tensor1d([-3, 1])], mode);
       const bits = wideBits(transpose(all, shape.inputs));
       for (const actual of [wide, after]) expectBits(actual, bits);
     }
@@ -241,7 +211,7 @@ describe.each(modes)('mode %s', (mode) => {
       0,
       ...Array.from({ length: outputs }, (_, i) => (7 * i) % outputs),
     ];
-    const [rows] = call((list) => [columns(w, list)], [tf.tensor1d(ids, 'int32')], mode);
+    const [rows] = callOnce((list) => [columns(w, list)], [tf.tensor1d(ids, 'int32')], mode);
     const expected = ids.flatMap((id) => [...bits.slice(id * inputs, (id + 1) * inputs)]);
     expectBits(rows, wideBits(expected));
   });
@@ -252,18 +222,18 @@ describe.each(modes)('mode %s', (mode) => {
     bits.fill(0x7f80, 3 * inputs, 4 * inputs).fill(0x7fc0, 17 * inputs, 18 * inputs);
     const w = matrixOf(bits, { inputs, outputs, parts: 1 });
     const ids = Array.from({ length: outputs }, (_, i) => i);
-    const [rows] = call((list) => [columns(w, list)], [tf.tensor1d(ids, 'int32')], mode);
+    const [rows] = callOnce((list) => [columns(w, list)], [tf.tensor1d(ids, 'int32')], mode);
     expectBits(rows, wideBits(bits));
   });
 
   it.each([0, 5, 39])('leaves other rows alone when row %d is NaN', (row) => {
     const shape = { inputs: 40, outputs: 88, parts: 2 };
     const { w, x, dy } = example(shape);
-    const expected = both(w, x, dy, mode);
+    const expected = productsBothWays(w, x, dy, mode);
     const [badX, badDy] = [x.slice(), dy.slice()];
     badX.fill(NaN, row * 40, (row + 1) * 40);
     badDy.fill(NaN, row * 88, (row + 1) * 88);
-    both(w, badX, badDy, mode).forEach((actual, i) => {
+    productsBothWays(w, badX, badDy, mode).forEach((actual, i) => {
       const width = i % 2 === 0 ? 88 : 40;
       const good = expected[i].slice().fill(NaN, row * width, (row + 1) * width);
       const name = ['x W', 'dy W^T', 'value', 'gradient'][i];
@@ -277,7 +247,7 @@ describe.each(modes)('mode %s', (mode) => {
     const [x, dy] = [new Float32Array(3 * 8).fill(1), new Float32Array(3 * 34).fill(1)];
     const bits = new Uint16Array(8 * 34).fill(0x3f80);
     bits[16 * 8 + 5] = 0xff80; // of output 16, the last of the first part, and input 5
-    const [y, dx] = both(matrixOf(bits, shape), x, dy, mode);
+    const [y, dx] = productsBothWays(matrixOf(bits, shape), x, dy, mode);
     expect([...y]).toEqual(Array.from({ length: 3 * 34 }, (_, i) => (i % 34 === 16 ? -Infinity : 8)));
     expect([...dx]).toEqual(Array.from({ length: 3 * 8 }, (_, i) => (i % 8 === 5 ? -Infinity : 34)));
   });
@@ -322,7 +292,7 @@ describe('what is refused', () => {
     ['multiplyTransposed', multiplyTransposed, 'GrpolabProductGrad:'],
   ] as const)('rows of another length than the matrix has: %s', (_, op, message) => {
     const w = matrixOf(ones(8 * 15), shape);
-    expect(() => call((x) => [op(x, w)], [tf.ones([2, 9])], 'graph')).toThrow(
+    expect(() => callOnce((x) => [op(x, w)], [tf.ones([2, 9])], 'graph')).toThrow(
       `${message} the matrix does not fit`,
     );
   });
@@ -374,18 +344,11 @@ const script = `
 describe('GRPOLAB_KERNELS', () => {
   const shape = { inputs: 40, outputs: 1100, parts: 2 };
 
-  it.each(['', 'v3', 'plain'])('"%s" gives the products of the formula', (kernels) => {
+  it.each(['', 'v4', 'v3', 'plain'])('"%s" gives the products of the formula', (kernels) => {
     const { bits, x, dy, forward, backward } = example(shape);
     const task = JSON.stringify({ bits: [...bits], x: [...x], dy: [...dy], ...shape });
     const args = [temporaryFile('product.cjs', script), temporaryFile('task.json', task)];
-    const env = { ...process.env, GRPOLAB_KERNELS: kernels };
-    const { status, stdout, stderr } = spawnSync(process.execPath, args, {
-      encoding: 'utf8',
-      env,
-      maxBuffer: 2 ** 26,
-    });
-    expect([status, stderr]).toEqual([0, '']);
-    for (const [y, dx] of JSON.parse(stdout) as [number[], number[]][]) {
+    for (const [y, dx] of printedWith(kernels, args) as [number[], number[]][]) {
       expectSums(y, forward, 'x W');
       expectSums(dx, backward, 'dy W^T');
     }

@@ -1,9 +1,9 @@
 /** Sampling by the binding's own ops against the compiled graphs, which compute the same from other ops. */
-import { spawnSync } from 'node:child_process';
 import { resolve } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { temporaryDirectory, temporaryFile } from '../../test/cli';
 import { fullLogits, largestDifference, relativeDifference } from '../../test/golden-model';
+import { printedWith } from '../../test/products';
 import type { ModelConfig } from '../model/config';
 import { buildWeights, weightTensors } from '../model/load';
 import { LoraAdapter } from '../model/lora';
@@ -310,17 +310,12 @@ describe('GRPOLAB_KERNELS', () => {
   const options = { ...defaults, temperature: 0.9, topP: 0.95 };
   const task = JSON.stringify({ config: untied, target, prompts: promptsOf(3, 1, 18), options, batch });
 
-  function run(kernels: string): Printed {
-    const env = { ...process.env, GRPOLAB_COMPILE: 'graph', GRPOLAB_KERNELS: kernels };
-    const args = [temporaryFile('sample.cjs', script), task];
-    const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', env });
-    expect([status, stderr]).toEqual([0, '']);
-    return JSON.parse(stdout) as Printed;
-  }
+  const run = (kernels: string): Printed =>
+    printedWith(kernels, [temporaryFile('sample.cjs', script), task]) as Printed;
 
-  it('of v3 and plain give the completions and gradients of the default', () => {
+  it('of v4, v3 and plain give the completions and gradients of the default', () => {
     const expected = run('');
-    for (const actual of [run('v3'), run('plain')]) {
+    for (const actual of [run('v4'), run('v3'), run('plain')]) {
       expectSame(completionsOf(actual.groups), completionsOf(expected.groups));
       expect(actual.gradients.length).toBe(2 * 2 * LORA_TARGETS.length);
       actual.gradients.forEach(([name, values], i) =>

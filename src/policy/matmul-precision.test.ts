@@ -3,12 +3,12 @@
  * how a number is rounded to bfloat16, and all that follows moves by some 1e-3; so the sharp tests are of one layer, where
  * that is rare and the others agree to float32's rounding.
  */
-import { spawnSync } from 'node:child_process';
 import { resolve } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { temporaryFile } from '../../test/cli';
 import { relativeDifference } from '../../test/golden-model';
 import { adapterDirectory, modelDirectory, tokens } from '../../test/invariance-model';
+import { printedWith } from '../../test/products';
 import { referenceLogProbs } from '../../test/rounded-model';
 import type { ReferenceModel } from '../../test/rounded-model';
 import { rounded } from '../../test/rounding';
@@ -368,13 +368,8 @@ type Printed = Record<'told' | 'pass' | 'given', number[][]>[];
 describe('GRPOLAB_KERNELS', () => {
   const task = JSON.stringify({ models, target: settings, prompts, options: defaults, sequences });
 
-  function run(kernels: string): Printed {
-    const env = { ...process.env, GRPOLAB_COMPILE: 'graph', GRPOLAB_KERNELS: kernels };
-    const args = [temporaryFile('sample.cjs', script), task];
-    const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', env });
-    expect([status, stderr]).toEqual([0, '']);
-    return JSON.parse(stdout) as Printed;
-  }
+  const run = (kernels: string): Printed =>
+    printedWith(kernels, [temporaryFile('sample.cjs', script), task]) as Printed;
 
   it('of v4, v3 and plain give the log-probabilities of the default', () => {
     const expected = run('');
