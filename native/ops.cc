@@ -74,7 +74,8 @@ void RegisterOp(const OpDescription& op) {
   for (const char* input : op.inputs) TF_OpDefinitionBuilderAddInput(definition, input);
   for (const char* output : op.outputs) TF_OpDefinitionBuilderAddOutput(definition, output);
   for (const char* attribute : op.attributes) TF_OpDefinitionBuilderAddAttr(definition, attribute);
-  TF_OpDefinitionBuilderSetIsStateful(definition, op.stateful);
+  // TensorFlow's function takes no notice of its argument.
+  if (op.stateful) TF_OpDefinitionBuilderSetIsStateful(definition, true);
   TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, UnknownShapes);
   TF_RegisterOpDefinition(definition, status.status);
   TF_KernelBuilder* kernel = TF_NewKernelBuilder(op.name, "CPU", op.create, op.compute, op.destroy);

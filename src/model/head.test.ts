@@ -3,7 +3,9 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { relativeDifference } from '../../test/golden-model';
 import { bitsOf, rounded } from '../../test/rounding';
 import { compile } from '../runtime/compile';
+import { profiled } from '../runtime/profile';
 import { Random } from '../runtime/random';
+import type { Tensor } from '../runtime/tf';
 import { tf } from '../runtime/tf';
 import type { MatmulPrecision } from './config';
 import { PanelMatrix } from './matrix';
@@ -17,12 +19,17 @@ const rows = Float32Array.from({ length: size * vocabulary }, () => rounded(0.2 
 const open: PanelMatrix[] = [];
 afterEach(() => open.splice(0).forEach((w) => w.dispose()));
 
-/** Probability of the target, and the gradient of its logarithm in the state. */
-function gradientOf(state: Float32Array, precision: MatmulPrecision, mode: 'graph' | 'eager') {
+function matrixOf(precision: MatmulPrecision): PanelMatrix {
   const read = (begin: number, end: number): Uint16Array =>
     Uint16Array.from(bitsOf(rows).subarray(begin * size, end * size), (bits) => bits >>> 16);
   const matrix = PanelMatrix.bfloat16([{ rows: vocabulary, read }], size, { precision });
   open.push(matrix);
+  return matrix;
+}
+
+/** Probability of the target, and the gradient of its logarithm in the state. */
+function gradientOf(state: Float32Array, precision: MatmulPrecision, mode: 'graph' | 'eager') {
+  const matrix = matrixOf(precision);
   const head = { matrix, transposed: false, trainable: false };
   return tf.tidy(() => {
     const ids = tf.tensor1d([target], 'int32');
@@ -166,4 +173,22 @@ describe('the softmax as one op', () => {
   it('refuses targets that are no words', () => {
     for (const bad of [-1, 3]) expect(() => softmaxOf([[1, 2, 3]], [bad], 1)).toThrow(`target ${bad}`);
   });
+});
+
+// An op that TensorFlow takes to have a state runs wherever it stands: a product with the largest matrix, for nothing.
+it.each([
+  { pass: 'with a gradient', products: 1 },
+  { pass: 'without one', products: 0 },
+])('goes back through the matrix $products times in a pass $pass', async ({ products }) => {
+  const matrix = matrixOf('float32');
+  const head = { matrix, transposed: false, trainable: false };
+  const ids = tf.tensor1d([target], 'int32');
+  const logProb = (h: Tensor): Tensor => tf.sum(tokenLogProbs(h, ids, head, 1).logProbs);
+  const run = compile('head', (h) => [products > 0 ? tf.grad(logProb)(h) : logProb(h)], { mode: 'graph' });
+  const state = tf.zeros([1, size]);
+  const { ops } = await profiled(() => Promise.resolve(tf.dispose(run(state))));
+  const count = (name: string): number => ops.find(({ op }) => op === name)?.count ?? 0;
+  expect([count('GrpolabProduct'), count('GrpolabProductGrad')]).toEqual([1, products]);
+  run.dispose();
+  tf.dispose([state, ids]);
 });
