@@ -8,58 +8,17 @@
 //   GrpolabAttentionGrad(the same, attended, log_sums, gradient [N, heads D]) -> gradients of qkv, q_norm, k_norm
 //
 // The N tokens are P prompts of Tp, padded on the left as the mask says, then P * group completions of the same length.
-
-#include "attention.h"
+//
+// Keys go down and queries across: scores, their exponentials and their gradients are lines of one key and 16 queries. So a
+// softmax goes along registers, without sums inside one, and a product takes its results as the next one's rows.
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "matrix.h"
 #include "ops.h"
-
-void ScoreBlock(const QueryBlock& block, float* scores) {
-  const Kernels& kernels = BestKernels();
-  const int64_t dim = block.dim, offset = block.own_offset(), length = block.row_length();
-  for (int64_t j = 0; j < offset; j += kWidth)
-    kernels.product({block.packed, kWidth, 1, block.count}, dim, block.prompt.keys + j * dim, kWidth, scores + j, length,
-                    kWidth, Into::kStore);
-  for (int64_t s = 0; s < block.segment_count; s++) {
-    const Segment& segment = block.segments[s];
-    for (int64_t j = 0; j < length - offset; j += kWidth)
-      kernels.product({block.packed + segment.first, kWidth, 1, segment.count}, dim, segment.own.keys + j * dim, kWidth,
-                      scores + segment.first * length + offset + j, length, kWidth, Into::kStore);
-  }
-  for (int64_t q = 0; q < block.count; q++) {
-    float* row = scores + q * length;
-    std::fill(row + block.on_prompt[q], row + offset, -INFINITY);
-    if (length > offset) std::fill(row + offset + block.on_own[q], row + length, -INFINITY);
-  }
-}
-
-void AttendBlock(const QueryBlock& block, float* scores, float* found, float* log_sums) {
-  const Kernels& kernels = BestKernels();
-  const int64_t offset = block.own_offset(), length = block.row_length(), width = Ceil(block.dim) * kWidth;
-  ScoreBlock(block, scores);
-  float sums[kWidth];
-  for (int64_t q = 0; q < block.count; q++) {
-    float max;
-    sums[q] = kernels.exponentials(scores + q * length, length, &max);
-    if (log_sums != nullptr) log_sums[q] = max + std::log(sums[q]);
-  }
-  for (int64_t j = 0; j < width; j += kWidth) {
-    kernels.product({scores, 1, length, block.count}, block.most_on_prompt(), block.prompt.values + j, width, found + j,
-                    width, kWidth, Into::kStore);
-    for (int64_t s = 0; s < block.segment_count; s++) {
-      const Segment& segment = block.segments[s];
-      const int64_t last = segment.first + segment.count - 1;
-      kernels.product({scores + segment.first * length + offset, 1, length, segment.count}, block.on_own[last],
-                      segment.own.values + j, width, found + segment.first * width + j, width, kWidth, Into::kAdd);
-    }
-  }
-  for (int64_t q = 0; q < block.count; q++)
-    for (int64_t i = 0; i < width; i++) found[q * width + i] /= sums[q];
-}
 
 namespace {
 
@@ -116,84 +75,188 @@ struct Problem {
   }
 };
 
-// Keys and values of one head of a sequence, in the layouts that the passes need, and their gradients.
+// So many zeros; `assign` sets them one by one.
+void Clear(std::vector<float>* values, int64_t count) {
+  values->resize(count);
+  std::memset(values->data(), 0, count * sizeof(float));
+}
+
+// One of so many vectors later is asked for while one is worked on.
+constexpr int64_t kAhead = 8;
+
+// Tokens lie too far apart for the processor to foresee which numbers come next.
+void Prefetch(const float* at, int64_t count) {
+  for (int64_t i = 0; i < count; i += kWidth) __builtin_prefetch(at + i);
+}
+
+// Rows [16, width] as columns [width / 16, ld, 16], to the lines from `first` on.
+void ToColumns(const float* rows, int64_t width, int64_t ld, int64_t first, float* columns) {
+  for (int64_t j = 0; j < width; j += kWidth)
+    for (int64_t r = 0; r < kWidth; r++)
+      std::memcpy(columns + (j * ld) + (first + r) * kWidth, rows + r * width + j, kWidth * sizeof(float));
+}
+
+// Keys and values of one head of a sequence, and their gradients. Panels are [T / 16, D, 16], columns [D' / 16, T, 16], with T and
+// D' rounded up to 16.
 struct Sequence {
   int64_t first = 0, length = 0;  // its tokens
-  std::vector<float> key_panels, key_rows, value_rows, value_panels, key_grads, value_grads;
+  std::vector<float> rows, key_panels, key_columns, value_panels, value_columns, key_grads, value_grads;
+
+  int64_t padded() const { return Ceil(length) * kWidth; }
 
   void Load(const Problem& p, int64_t head, int64_t first_token, int64_t count, bool backward) {
     first = first_token;
     length = count;
-    const int64_t padded = Ceil(count) * kWidth, width = p.width();
-    key_panels.assign(padded * p.dim, 0);
-    value_rows.assign(padded * width, 0);
-    key_rows.assign(padded * width, 0);
+    const int64_t width = p.width();
+    key_panels.resize(padded() * p.dim);
+    (backward ? key_columns : value_columns).resize(padded() * width);
     if (backward) {
-      value_panels.assign(padded * p.dim, 0);
-      key_grads.assign(padded * width, 0);
-      value_grads.assign(padded * width, 0);
+      value_panels.resize(padded() * p.dim);
+      Clear(&key_grads, padded() * width);
+      Clear(&value_grads, padded() * width);
     }
-    for (int64_t t = 0; t < count; t++) {
-      float* key = &key_rows[t * width];
-      p.rotate(p.key(first + t, head), first + t, p.k_norm, 1, key);
-      const float* value = p.value(first + t, head);
-      std::memcpy(&value_rows[t * width], value, p.dim * sizeof(float));
-      const int64_t at = t / kWidth * kWidth * p.dim + t % kWidth;
-      for (int64_t i = 0; i < p.dim; i++) key_panels[at + i * kWidth] = key[i];
-      for (int64_t i = 0; backward && i < p.dim; i++) value_panels[at + i * kWidth] = value[i];
+    for (int64_t t = 0; t < count; t += kWidth) {
+      const int64_t here = std::min(kWidth, count - t);
+      Clear(&rows, kWidth * width);
+      for (int64_t r = 0; r < here; r++) {
+        const int64_t token = first + t + r;
+        p.rotate(p.key(token, head), token, p.k_norm, 1, &rows[r * width]);
+      }
+      PackBlock(rows.data(), width, kWidth, p.dim, &key_panels[t * p.dim]);
+      if (backward) ToColumns(rows.data(), width, padded(), t, key_columns.data());
+      for (int64_t r = 0; r < here; r++)
+        std::memcpy(&rows[r * width], p.value(first + t + r, head), p.dim * sizeof(float));
+      if (backward) PackBlock(rows.data(), width, kWidth, p.dim, &value_panels[t * p.dim]);
+      else ToColumns(rows.data(), width, padded(), t, value_columns.data());
     }
   }
-  KeysValues view() const { return {key_panels.data(), value_rows.data()}; }
 };
+
+// Blocks of 16 queries that go through the keys together: the gradients of keys and values are products over all of them.
+constexpr int64_t kBlocks = 4;
 
 // Scratch of one thread.
 struct Scratch {
   Sequence prompt, own;
-  std::vector<float> packed, rows, scores, found, grads_packed, grads_rows, score_grads;
+  // Of the queries of a chunk: rows [16, D'] of one block, lines [D, 16] of each, and columns [D' / 16, queries, 16].
+  std::vector<float> rows, packed, columns, grads_packed, grads_columns;
+  // Lines [T, 16] of each block: of the prompt's keys, then of their own.
+  std::vector<float> weights, weight_grads;
+  std::vector<float> found, tiles;
 };
 
-// Goes through the queries of a sequence in blocks. `own` is null for the prompt's own queries.
-template <typename Work>
-void ForBlocks(const Problem& p, int64_t head, const Sequence& prompt, const Sequence* own, Scratch& s,
-               const Work& work) {
-  const Sequence& sequence = own == nullptr ? prompt : *own;
-  const int64_t per_key = p.per_key(), queries = sequence.length * per_key, width = p.width();
-  s.packed.resize(p.dim * kWidth);
-  s.rows.assign(kWidth * width, 0);
-  for (int64_t begin = 0; begin < queries; begin += kWidth) {
-    const int64_t count = std::min(kWidth, queries - begin);
-    Segment segment{0, count, {}};
-    if (own != nullptr) segment.own = own->view();
-    QueryBlock block{s.packed.data(), count, p.dim, prompt.view(), {}, &segment, own == nullptr ? 0 : 1, {}};
-    for (int64_t q = 0; q < count; q++) {
-      const int64_t t = (begin + q) / per_key;
-      float* row = &s.rows[q * width];
-      p.rotate(p.query(sequence.first + t, head * per_key + (begin + q) % per_key), sequence.first + t, p.q_norm,
-               p.scale(), row);
-      for (int64_t i = 0; i < p.dim; i++) s.packed[i * kWidth + q] = row[i];
-      block.on_prompt[q] = own == nullptr ? t + 1 : prompt.length;
-      block.on_own[q] = own == nullptr ? 0 : t + 1;
-    }
-    s.scores.resize(std::max<size_t>(s.scores.size(), kWidth * block.row_length()));
-    work(block, [&](int64_t q) { return sequence.first + (begin + q) / per_key; },
-         [&](int64_t q) { return head * per_key + (begin + q) % per_key; });
-  }
-}
+// Queries [begin, begin + count) of a sequence, those of a token's heads that share a key head one after the other; `own`
+// is null for the prompt's own queries.
+struct Chunk {
+  const Problem& p;
+  Scratch& s;
+  int64_t head;
+  Sequence *prompt, *own;
+  int64_t begin, count;
 
-// One task, a prompt and a key-value head: calls work(scratch, head, prompt, own) for the prompt itself (own is null), and for
-// each of its completions.
-template <typename Work>
-Sequence& ForSequences(const Problem& p, int64_t task, bool backward, const Work& work) {
-  thread_local Scratch scratch;
+  Sequence& sequence() const { return own == nullptr ? *prompt : *own; }
+  int64_t blocks() const { return Ceil(count); }
+  int64_t block_count(int64_t block) const { return std::min(kWidth, count - block * kWidth); }
+  int64_t place(int64_t q) const { return (begin + q) / p.per_key(); }
+  int64_t token(int64_t q) const { return sequence().first + place(q); }
+  int64_t query_head(int64_t q) const { return head * p.per_key() + (begin + q) % p.per_key(); }
+  // How many keys the last query of a block sees; the others, of their own sequence, no more.
+  int64_t on_prompt(int64_t block) const { return own == nullptr ? last_place(block) + 1 : prompt->length; }
+  int64_t on_own(int64_t block) const { return own == nullptr ? 0 : last_place(block) + 1; }
+  int64_t last_place(int64_t block) const { return place(block * kWidth + block_count(block) - 1); }
+  // Lines of a block: those of the prompt's keys, padded, then those of its own, padded.
+  int64_t own_offset() const { return Ceil(own == nullptr ? on_prompt(blocks() - 1) : prompt->length) * kWidth; }
+  int64_t lines() const { return own_offset() + Ceil(on_own(blocks() - 1)) * kWidth; }
+  int64_t lines_of(int64_t block) const {
+    return own == nullptr ? Ceil(on_prompt(block)) * kWidth : own_offset() + Ceil(on_own(block)) * kWidth;
+  }
+  float* weights(int64_t block) const { return s.weights.data() + block * lines() * kWidth; }
+  float* weight_grads(int64_t block) const { return s.weight_grads.data() + block * lines() * kWidth; }
+
+  // Calls work(keys' sequence, how many of them a block sees, the first of its lines) for the prompt and for its own.
+  template <typename Work>
+  void ForKeys(int64_t block, const Work& work) const {
+    work(*prompt, on_prompt(block), 0);
+    if (own != nullptr) work(*own, on_own(block), own_offset());
+  }
+
+  // Rotates the queries; as columns too for a backward pass.
+  void LoadQueries(bool backward) const {
+    const int64_t width = p.width();
+    s.packed.resize(kBlocks * kWidth * p.dim);
+    if (backward) s.columns.resize(kBlocks * kWidth * width);
+    s.weights.resize(std::max<size_t>(s.weights.size(), blocks() * lines() * kWidth));
+    for (int64_t block = 0; block < blocks(); block++) {
+      Clear(&s.rows, kWidth * width);
+      for (int64_t r = 0; r < block_count(block); r++) {
+        const int64_t q = block * kWidth + r, later = std::min(q + kAhead, count - 1);
+        Prefetch(p.query(token(later), query_head(later)), p.dim);
+        p.rotate(p.query(token(q), query_head(q)), token(q), p.q_norm, p.scale(), &s.rows[r * width]);
+      }
+      PackBlock(s.rows.data(), width, kWidth, p.dim, &s.packed[block * kWidth * p.dim]);
+      if (backward) ToColumns(s.rows.data(), width, kBlocks * kWidth, block * kWidth, s.columns.data());
+    }
+  }
+
+  // lines = panels times a block's packed vectors: [keys it sees, 16].
+  void Multiply(const std::vector<float>& panels, int64_t keys, const float* packed, float* lines) const {
+    for (int64_t t = 0; t < keys; t += kWidth)
+      BestKernels().product({&panels[t * p.dim], kWidth, 1, kWidth}, p.dim, packed, kWidth, lines + t * kWidth, kWidth,
+                            kWidth, Into::kStore);
+  }
+
+  // weights = products of a block's queries and the keys; -infinity where a query does not see.
+  void Score(int64_t block) const {
+    const float* packed = &s.packed[block * kWidth * p.dim];
+    ForKeys(block, [&](const Sequence& keys, int64_t seen, int64_t offset) {
+      float* lines = weights(block) + offset * kWidth;
+      Multiply(keys.key_panels, seen, packed, lines);
+      // Of its own sequence each query sees what is before it.
+      int32_t limits[kWidth];
+      for (int64_t r = 0; r < kWidth; r++) {
+        const int64_t q = block * kWidth + std::min(r, block_count(block) - 1);
+        limits[r] = static_cast<int32_t>(&keys == &sequence() ? place(q) + 1 : seen);
+      }
+      BestKernels().hide(lines, limits[0], Ceil(seen) * kWidth, limits);
+    });
+  }
+
+  // found [16, D'] = sum over a block's lines of those times columns.
+  void Combine(int64_t block, const float* lines, std::vector<float> Sequence::*columns) const {
+    const int64_t width = p.width();
+    s.found.resize(kWidth * width);
+    ForKeys(block, [&](const Sequence& keys, int64_t seen, int64_t offset) {
+      const Rows x{lines + offset * kWidth, kWidth, 1, block_count(block)};
+      for (int64_t j = 0; j < width; j += kWidth)
+        BestKernels().product(x, seen, &(keys.*columns)[j * keys.padded()], kWidth, &s.found[j], width, kWidth,
+                              offset == 0 ? Into::kStore : Into::kAdd);
+    });
+  }
+};
+
+// One task, a prompt and a key-value head: calls work(chunk) for the prompt's own queries and for those of each of its
+// completions, and done(sequence) when all queries of a sequence's keys were there.
+template <typename Work, typename Done>
+void ForChunks(const Problem& p, int64_t task, bool backward, const Work& work, const Done& done) {
+  thread_local Scratch s;
   const int64_t prompt = task / p.kv_heads, head = task % p.kv_heads, padding = p.padding(prompt);
-  scratch.prompt.Load(p, head, prompt * p.prompt_length + padding, p.prompt_length - padding, backward);
-  work(scratch, head, scratch.prompt, nullptr);
+  const auto run = [&](Sequence* own) {
+    const int64_t queries = (own == nullptr ? s.prompt : *own).length * p.per_key();
+    for (int64_t begin = 0; begin < queries; begin += kBlocks * kWidth) {
+      const Chunk chunk{p, s, head, &s.prompt, own, begin, std::min(kBlocks * kWidth, queries - begin)};
+      chunk.LoadQueries(backward);
+      work(chunk);
+    }
+  };
+  s.prompt.Load(p, head, prompt * p.prompt_length + padding, p.prompt_length - padding, backward);
+  run(nullptr);
   for (int64_t c = 0; c < p.group; c++) {
     const int64_t row = prompt * p.group + c;
-    scratch.own.Load(p, head, p.prompts * p.prompt_length + row * p.own_length, p.own_length, backward);
-    work(scratch, head, scratch.prompt, &scratch.own);
+    s.own.Load(p, head, p.prompts * p.prompt_length + row * p.own_length, p.own_length, backward);
+    run(&s.own);
+    done(head, s.own);
   }
-  return scratch.prompt;
+  done(head, s.prompt);
 }
 
 // What a mask, or sizes, that do not fit would make of the pass is not computed.
@@ -219,102 +282,121 @@ void ComputeForward(void* state, TF_OpKernelContext* context) {
     std::fill_n(attended + first * columns, count * columns, 0.0f);
     std::fill_n(log_sums + first * p.heads, count * p.heads, 0.0f);
   }
-  ParallelFor(context, p.prompts * p.kv_heads, [&](int64_t task) {
-    ForSequences(p, task, false, [&](Scratch& s, int64_t head, const Sequence& prompt, Sequence* own) {
-      s.found.resize(kWidth * width);
-      ForBlocks(p, head, prompt, own, s, [&](const QueryBlock& block, const auto& token, const auto& query_head) {
-        float sums[kWidth];
-        AttendBlock(block, s.scores.data(), s.found.data(), sums);
-        for (int64_t q = 0; q < block.count; q++) {
-          log_sums[token(q) * p.heads + query_head(q)] = sums[q];
-          std::memcpy(attended + token(q) * columns + query_head(q) * p.dim, &s.found[q * width], p.dim * sizeof(float));
-        }
-      });
-    });
-  });
-}
-
-// Gradient of one sequence's keys and values (to [length, width]) and of the scores of a block that lie at an offset.
-void AddToSequence(const QueryBlock& block, int64_t offset, int64_t count, const float* scores, const float* score_grads,
-                   const Scratch& s, int64_t width, Sequence* sequence) {
-  const Kernels& kernels = BestKernels();
-  const int64_t length = block.row_length();
-  for (int64_t t = 0; t < count; t += kWidth) {
-    const int64_t rows = std::min(kWidth, count - t);
-    for (int64_t j = 0; j < width; j += kWidth) {
-      kernels.product({scores + offset + t, length, 1, rows}, block.count, s.grads_rows.data() + j, width,
-                      &sequence->value_grads[t * width + j], width, kWidth, Into::kAdd);
-      kernels.product({score_grads + offset + t, length, 1, rows}, block.count, s.rows.data() + j, width,
-                      &sequence->key_grads[t * width + j], width, kWidth, Into::kAdd);
+  const auto attend = [&](const Chunk& chunk) {
+    for (int64_t block = 0; block < chunk.blocks(); block++) {
+      float max[kWidth], sums[kWidth];
+      chunk.Score(block);
+      BestKernels().column_exponentials(chunk.weights(block), chunk.lines_of(block), max, sums);
+      chunk.Combine(block, chunk.weights(block), &Sequence::value_columns);
+      for (int64_t r = 0; r < chunk.block_count(block); r++) {
+        const int64_t token = chunk.token(block * kWidth + r), head = chunk.query_head(block * kWidth + r);
+        float* found = &chunk.s.found[r * width];
+        BestKernels().divide(found, width, sums[r]);
+        std::memcpy(attended + token * columns + head * p.dim, found, p.dim * sizeof(float));
+        log_sums[token * p.heads + head] = max[r] + std::log(sums[r]);
+      }
     }
-  }
+  };
+  ParallelFor(context, p.prompts * p.kv_heads,
+              [&](int64_t task) { ForChunks(p, task, false, attend, [](int64_t, const Sequence&) {}); });
 }
 
 struct Gradients {
   float *qkv, *q_norm, *k_norm;
 };
 
-// The backward pass of one block: see ComputeBackward.
-template <typename Token, typename Head>
-void BackwardBlock(const Problem& p, const QueryBlock& block, const Token& token, const Head& query_head, Scratch& s,
-                   Sequence* prompt, Sequence* own, const OpInputs& in, const Gradients& out) {
-  const Kernels& kernels = BestKernels();
-  const float *attended = in.floats(6), *log_sums = in.floats(7), *gradient = in.floats(8);
-  const int64_t width = p.width(), offset = block.own_offset(), length = block.row_length(), columns = p.heads * p.dim;
-  const int64_t on_own = block.most_on_own();
+// What the forward pass gave, and the gradient of what it attended to.
+struct Forward {
+  const float *attended, *log_sums, *gradient;
+};
+
+// weight_grads of a block: d loss / d weights = gradient . values; through the softmax, weights (that - gradient . attended).
+void ScoreGradients(const Chunk& chunk, int64_t block, const Forward& f) {
+  const Problem& p = chunk.p;
+  Scratch& s = chunk.s;
+  const int64_t width = p.width(), count = chunk.block_count(block);
+  float inner[kWidth] = {}, shifts[kWidth] = {};
+  Clear(&s.rows, kWidth * width);
+  for (int64_t r = 0; r < count; r++) {
+    const int64_t q = block * kWidth + r, row = chunk.token(q) * p.heads + chunk.query_head(q);
+    std::memcpy(&s.rows[r * width], f.gradient + row * p.dim, p.dim * sizeof(float));
+    inner[r] = BestKernels().dot(f.gradient + row * p.dim, f.attended + row * p.dim, p.dim);
+    shifts[r] = f.log_sums[row];
+  }
   s.grads_packed.resize(p.dim * kWidth);
-  s.grads_rows.assign(kWidth * width, 0);
-  s.score_grads.resize(std::max<size_t>(s.score_grads.size(), kWidth * length));
-  float inner[kWidth];
-  float* scores = s.scores.data();
-  float* score_grads = s.score_grads.data();
-  ScoreBlock(block, scores);
-  for (int64_t q = 0; q < block.count; q++) {
-    const int64_t at = token(q) * columns + query_head(q) * p.dim;
-    kernels.shifted_exponentials(scores + q * length, length, log_sums[token(q) * p.heads + query_head(q)]);
-    float sum = 0;
-    for (int64_t i = 0; i < p.dim; i++) {
-      const float g = gradient[at + i];
-      s.grads_packed[i * kWidth + q] = s.grads_rows[q * width + i] = g;
-      sum += g * attended[at + i];
+  PackBlock(s.rows.data(), width, kWidth, p.dim, s.grads_packed.data());
+  ToColumns(s.rows.data(), width, kBlocks * kWidth, block * kWidth, s.grads_columns.data());
+  const int64_t lines = chunk.lines_of(block);
+  BestKernels().shifted_exponentials(chunk.weights(block), lines, shifts);
+  chunk.ForKeys(block, [&](const Sequence& keys, int64_t seen, int64_t offset) {
+    chunk.Multiply(keys.value_panels, seen, s.grads_packed.data(), chunk.weight_grads(block) + offset * kWidth);
+  });
+  BestKernels().softmax_grad(chunk.weights(block), lines, inner, chunk.weight_grads(block));
+}
+
+// Adds a chunk's part to the gradients of its keys and values: products over its queries, of 16 keys at a time.
+void AddToKeys(const Chunk& chunk) {
+  const Kernels& kernels = BestKernels();
+  Scratch& s = chunk.s;
+  const int64_t blocks = chunk.blocks(), width = chunk.p.width(), each = kWidth * kWidth;
+  s.tiles.resize(2 * kBlocks * each);
+  float *weights = s.tiles.data(), *grads = weights + kBlocks * each;
+  chunk.ForKeys(blocks - 1, [&](Sequence& keys, int64_t seen, int64_t offset) {
+    int64_t first = 0;  // block that sees them
+    for (int64_t t = 0; t < seen; t += kWidth) {
+      while (&keys == &chunk.sequence() && chunk.last_place(first) < t) first++;
+      for (int64_t b = first; b < blocks; b++) {
+        const int64_t at = (offset + t) * kWidth;
+        kernels.transpose(chunk.weights(b) + at, kWidth, weights + (b - first) * each);
+        kernels.transpose(chunk.weight_grads(b) + at, kWidth, grads + (b - first) * each);
+      }
+      const int64_t queries = chunk.count - first * kWidth;
+      for (int64_t j = 0; j < width; j += kWidth) {
+        const int64_t from = j * kBlocks * kWidth + first * each, to = j * keys.padded() + t * kWidth;
+        kernels.product({weights, kWidth, 1, kWidth}, queries, &s.grads_columns[from], kWidth, &keys.value_grads[to], kWidth,
+                        kWidth, Into::kAdd);
+        kernels.product({grads, kWidth, 1, kWidth}, queries, &s.columns[from], kWidth, &keys.key_grads[to], kWidth, kWidth,
+                        Into::kAdd);
+      }
     }
-    inner[q] = sum;
+  });
+}
+
+void Backward(const Chunk& chunk, const Forward& f, const Gradients& out) {
+  const Problem& p = chunk.p;
+  Scratch& s = chunk.s;
+  const int64_t width = p.width(), half = p.dim / 2;
+  s.grads_columns.resize(kBlocks * kWidth * width);
+  s.weight_grads.resize(std::max<size_t>(s.weight_grads.size(), chunk.blocks() * chunk.lines() * kWidth));
+  for (int64_t block = 0; block < chunk.blocks(); block++) {
+    chunk.Score(block);
+    ScoreGradients(chunk, block, f);
+    chunk.Combine(block, chunk.weight_grads(block), &Sequence::key_columns);
+    for (int64_t r = 0; r < chunk.block_count(block); r++) {
+      const int64_t q = block * kWidth + r, t = chunk.token(q), head = chunk.query_head(q);
+      BestKernels().norm_rotate_grad(p.query(t, head), p.dim, p.q_norm, p.eps, p.cos + t * half, p.sin + t * half, p.scale(),
+                                     &s.found[r * width], out.qkv + t * p.stride() + head * p.dim, out.q_norm);
+    }
   }
-  // d loss / d weights = gradient . values; through the softmax, weights * (that - gradient . attended).
-  for (int64_t j = 0; j < offset; j += kWidth)
-    kernels.product({s.grads_packed.data(), kWidth, 1, block.count}, p.dim, prompt->value_panels.data() + j * p.dim, kWidth,
-                    score_grads + j, length, kWidth, Into::kStore);
-  for (int64_t j = 0; own != nullptr && j < length - offset; j += kWidth)
-    kernels.product({s.grads_packed.data(), kWidth, 1, block.count}, p.dim, own->value_panels.data() + j * p.dim, kWidth,
-                    score_grads + offset + j, length, kWidth, Into::kStore);
-  for (int64_t q = 0; q < block.count; q++)
-    for (int64_t t = q * length; t < (q + 1) * length; t++) score_grads[t] = scores[t] * (score_grads[t] - inner[q]);
-  AddToSequence(block, 0, block.most_on_prompt(), scores, score_grads, s, width, prompt);
-  if (own != nullptr) AddToSequence(block, offset, on_own, scores, score_grads, s, width, own);
-  s.found.resize(kWidth * width);
-  for (int64_t j = 0; j < width; j += kWidth) {
-    kernels.product({score_grads, 1, length, block.count}, block.most_on_prompt(), prompt->key_rows.data() + j, width,
-                    &s.found[j], width, kWidth, Into::kStore);
-    if (own != nullptr)
-      kernels.product({score_grads + offset, 1, length, block.count}, on_own, own->key_rows.data() + j, width, &s.found[j],
-                      width, kWidth, Into::kAdd);
-  }
-  for (int64_t q = 0; q < block.count; q++) {
-    const int64_t t = token(q), half = p.dim / 2;
-    kernels.norm_rotate_grad(p.query(t, query_head(q)), p.dim, p.q_norm, p.eps, p.cos + t * half, p.sin + t * half,
-                             p.scale(), &s.found[q * width], out.qkv + t * p.stride() + query_head(q) * p.dim, out.q_norm);
-  }
+  AddToKeys(chunk);
 }
 
 // Key and value gradients of a finished sequence go to the tokens'.
 void StoreSequence(const Problem& p, int64_t head, const Sequence& sequence, const Gradients& out) {
   const int64_t half = p.dim / 2, width = p.width();
+  std::vector<float> row(width);
   for (int64_t i = 0; i < sequence.length; i++) {
     const int64_t t = sequence.first + i;
-    float* row = out.qkv + t * p.stride();
-    BestKernels().norm_rotate_grad(p.key(t, head), p.dim, p.k_norm, p.eps, p.cos + t * half, p.sin + t * half, 1,
-                                   &sequence.key_grads[i * width], row + (p.heads + head) * p.dim, out.k_norm);
-    std::memcpy(row + (p.heads + p.kv_heads + head) * p.dim, &sequence.value_grads[i * width], p.dim * sizeof(float));
+    float* target = out.qkv + t * p.stride() + (p.heads + head) * p.dim;
+    const auto gather = [&](const std::vector<float>& columns) {
+      for (int64_t j = 0; j < width; j += kWidth)
+        std::memcpy(&row[j], &columns[j * sequence.padded() + i * kWidth], kWidth * sizeof(float));
+    };
+    gather(sequence.key_grads);
+    BestKernels().norm_rotate_grad(p.key(t, head), p.dim, p.k_norm, p.eps, p.cos + t * half, p.sin + t * half, 1, row.data(),
+                                   target, out.k_norm);
+    gather(sequence.value_grads);
+    std::memcpy(target + p.kv_heads * p.dim, row.data(), p.dim * sizeof(float));
   }
 }
 
@@ -332,15 +414,11 @@ void ComputeBackward(void* state, TF_OpKernelContext* context) {
   // Each task has sums of its own for the norms' gradients: their order must not depend on who is first.
   const int64_t tasks = p.prompts * p.kv_heads;
   std::vector<float> norms(tasks * 2 * p.dim, 0.0f);
+  const Forward forward{in.floats(6), in.floats(7), in.floats(8)};
   ParallelFor(context, tasks, [&](int64_t task) {
     const Gradients out{qkv, &norms[task * 2 * p.dim], &norms[(task * 2 + 1) * p.dim]};
-    const Sequence& done = ForSequences(p, task, true, [&](Scratch& s, int64_t head, Sequence& prompt, Sequence* own) {
-      ForBlocks(p, head, prompt, own, s, [&](const QueryBlock& block, const auto& token, const auto& query_head) {
-        BackwardBlock(p, block, token, query_head, s, &prompt, own, in, out);
-      });
-      if (own != nullptr) StoreSequence(p, head, *own, out);
-    });
-    StoreSequence(p, task % p.kv_heads, done, out);
+    ForChunks(p, task, true, [&](const Chunk& chunk) { Backward(chunk, forward, out); },
+              [&](int64_t head, const Sequence& sequence) { StoreSequence(p, head, sequence, out); });
   });
   for (int64_t i = 0; i < p.dim; i++) {
     q_norm[i] = k_norm[i] = 0;

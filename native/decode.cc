@@ -18,7 +18,6 @@
 #include <string>
 #include <vector>
 
-#include "attention.h"
 #include "matrix.h"
 #include "ops.h"
 
@@ -150,6 +149,85 @@ struct Tokens {
   int64_t step = 0;
   int64_t size() const { return static_cast<int64_t>(ids.size()); }
 };
+
+// ---- attention ----
+
+// One key-value head of a sequence. Keys are panels [T / 16, D, 16], values rows [T, D rounded up to 16].
+struct KeysValues {
+  const float* keys;
+  const float* values;
+};
+
+// Queries [first, first + count) of a block, which see the keys of one completion.
+struct Segment {
+  int64_t first, count;
+  KeysValues own;
+};
+
+// Up to 16 queries of one prompt and one key-value head; all see the prompt, each also keys of its own completion.
+struct QueryBlock {
+  const float* packed;  // [D, 16], scaled
+  int64_t count;
+  int64_t dim;
+  KeysValues prompt;
+  int64_t on_prompt[kWidth];  // how many keys of the prompt each sees; ascending
+  const Segment* segments;
+  int64_t segment_count;
+  int64_t on_own[kWidth];  // and of its own; ascending in a segment
+
+  int64_t most_on_prompt() const { return on_prompt[count - 1]; }
+  int64_t most_on_own() const {
+    int64_t most = 0;
+    for (int64_t q = 0; q < count && segment_count > 0; q++) most = on_own[q] > most ? on_own[q] : most;
+    return most;
+  }
+  // Scores of a row: those on the prompt, padded, then those on its own, padded.
+  int64_t own_offset() const { return Ceil(most_on_prompt()) * kWidth; }
+  int64_t row_length() const { return own_offset() + Ceil(most_on_own()) * kWidth; }
+};
+
+// scores [count, row_length()]: products of queries and keys; -infinity where a query does not see.
+void ScoreBlock(const QueryBlock& block, float* scores) {
+  const Kernels& kernels = BestKernels();
+  const int64_t dim = block.dim, offset = block.own_offset(), length = block.row_length();
+  for (int64_t j = 0; j < offset; j += kWidth)
+    kernels.product({block.packed, kWidth, 1, block.count}, dim, block.prompt.keys + j * dim, kWidth, scores + j, length,
+                    kWidth, Into::kStore);
+  for (int64_t s = 0; s < block.segment_count; s++) {
+    const Segment& segment = block.segments[s];
+    for (int64_t j = 0; j < length - offset; j += kWidth)
+      kernels.product({block.packed + segment.first, kWidth, 1, segment.count}, dim, segment.own.keys + j * dim, kWidth,
+                      scores + segment.first * length + offset + j, length, kWidth, Into::kStore);
+  }
+  for (int64_t q = 0; q < block.count; q++) {
+    float* row = scores + q * length;
+    std::fill(row + block.on_prompt[q], row + offset, -INFINITY);
+    if (length > offset) std::fill(row + offset + block.on_own[q], row + length, -INFINITY);
+  }
+}
+
+// found [count, D rounded up] = softmax(scores) values. Overwrites the scores.
+void AttendBlock(const QueryBlock& block, float* scores, float* found) {
+  const Kernels& kernels = BestKernels();
+  const int64_t offset = block.own_offset(), length = block.row_length(), width = Ceil(block.dim) * kWidth;
+  ScoreBlock(block, scores);
+  float sums[kWidth];
+  for (int64_t q = 0; q < block.count; q++) {
+    float max;
+    sums[q] = kernels.exponentials(scores + q * length, length, &max);
+  }
+  for (int64_t j = 0; j < width; j += kWidth) {
+    kernels.product({scores, 1, length, block.count}, block.most_on_prompt(), block.prompt.values + j, width, found + j,
+                    width, kWidth, Into::kStore);
+    for (int64_t s = 0; s < block.segment_count; s++) {
+      const Segment& segment = block.segments[s];
+      const int64_t last = segment.first + segment.count - 1;
+      kernels.product({scores + segment.first * length + offset, 1, length, segment.count}, block.on_own[last],
+                      segment.own.values + j, width, found + segment.first * width + j, width, kWidth, Into::kAdd);
+    }
+  }
+  for (int64_t q = 0; q < block.count; q++) kernels.divide(found + q * width, width, sums[q]);
+}
 
 // ---- the pass ----
 
@@ -369,7 +447,7 @@ class Pass {
     }
     thread_local std::vector<float> scores;
     scores.resize(std::max<size_t>(scores.size(), kWidth * block.row_length()));
-    AttendBlock(block, scores.data(), found, nullptr);
+    AttendBlock(block, scores.data(), found);
     for (int64_t q = 0; q < count; q++) {
       const int64_t t = token(q);
       float* target = &attended_[t / kWidth * kWidth * m_.heads * m_.dim + query_head(q) * m_.dim * kWidth + t % kWidth];

@@ -36,21 +36,29 @@ INLINE void Store(float* at, Vector values) { *reinterpret_cast<Loose*>(at) = va
 INLINE Vector Fill(float value) { return Vector{} + value; }
 INLINE Vector Larger(Vector a, Vector b) { return a > b ? a : b; }
 
+// Lane i of the result is lane (i + N) % 16.
+template <int N>
+INLINE Vector Turned(Vector v) {
+  Integers order;
+  for (int i = 0; i < kWidth; i++) order[i] = (i + N) % kWidth;
+  return __builtin_shuffle(v, order);
+}
+
 // The sum of the lanes, in a fixed order.
 INLINE float Sum(Vector v) {
-  float lanes[kWidth];
-  Store(lanes, v);
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-  return lanes[0];
+  v += Turned<8>(v);
+  v += Turned<4>(v);
+  v += Turned<2>(v);
+  v += Turned<1>(v);
+  return v[0];
 }
 
 INLINE float Largest(Vector v) {
-  float lanes[kWidth];
-  Store(lanes, v);
-  float largest = lanes[0];
-  for (int i = 1; i < kWidth; i++) largest = lanes[i] > largest ? lanes[i] : largest;
-  return largest;
+  v = Larger(v, Turned<8>(v));
+  v = Larger(v, Turned<4>(v));
+  v = Larger(v, Turned<2>(v));
+  v = Larger(v, Turned<1>(v));
+  return v[0];
 }
 
 // e^x to about 1e-7 of its value: x = n log 2 + r with |r| <= log(2) / 2, and the series of e^r to r^7. Below -87, where
@@ -325,6 +333,19 @@ void Transpose(const float* x, int64_t ldx, float* out) {
   for (int i = 0; i < kWidth; i++) Store(out + i * kWidth, rows[i]);
 }
 
+// 16 values from `at`, of which `count` are there; the others are `filler`.
+INLINE Vector Some(const float* at, int64_t count, float filler) {
+  if (count >= kWidth) return Load(at);
+  float lanes[kWidth];
+  for (int64_t i = 0; i < kWidth; i++) lanes[i] = i < count ? at[i] : filler;
+  return Load(lanes);
+}
+
+INLINE void StoreSome(float* at, int64_t count, Vector values) {
+  if (count >= kWidth) Store(at, values);
+  else memcpy(at, &values, count * sizeof(float));
+}
+
 INLINE float SquareSum(const float* x, int64_t n) {
   Vector sums{};
   int64_t i = 0;
@@ -349,11 +370,13 @@ void NormRotate(const float* x, int64_t dim, const float* weight, float eps, con
                 float scale, float* out) {
   const float inverse = 1.0f / sqrtf(SquareSum(x, dim) / dim + eps);
   const int64_t half = dim / 2;
-  for (int64_t i = 0; i < half; i++) {
-    const float a = x[i] * inverse * weight[i];
-    const float b = x[i + half] * inverse * weight[i + half];
-    out[i] = (a * cos[i] - b * sin[i]) * scale;
-    out[i + half] = (b * cos[i] + a * sin[i]) * scale;
+  for (int64_t i = 0; i < half; i += kWidth) {
+    const int64_t left = half - i, j = i + half;
+    const Vector a = Some(x + i, left, 0) * inverse * Some(weight + i, left, 0);
+    const Vector b = Some(x + j, left, 0) * inverse * Some(weight + j, left, 0);
+    const Vector c = Some(cos + i, left, 0), s = Some(sin + i, left, 0);
+    StoreSome(out + i, left, (a * c - b * s) * scale);
+    StoreSome(out + j, left, (b * c + a * s) * scale);
   }
 }
 
@@ -361,17 +384,21 @@ void NormRotateGrad(const float* x, int64_t dim, const float* weight, float eps,
                     float scale, const float* gradient, float* dx, float* dweight) {
   const float inverse = 1.0f / sqrtf(SquareSum(x, dim) / dim + eps);
   const int64_t half = dim / 2;
-  float dot = 0;
-  for (int64_t i = 0; i < half; i++) {
-    const float a = (gradient[i] * cos[i] + gradient[i + half] * sin[i]) * scale;
-    const float b = (gradient[i + half] * cos[i] - gradient[i] * sin[i]) * scale;
-    dweight[i] += a * x[i] * inverse;
-    dweight[i + half] += b * x[i + half] * inverse;
-    dx[i] = a * weight[i];
-    dx[i + half] = b * weight[i + half];
+  Vector dots{};
+  for (int64_t i = 0; i < half; i += kWidth) {
+    const int64_t left = half - i, j = i + half;
+    const Vector first = Some(gradient + i, left, 0), second = Some(gradient + j, left, 0);
+    const Vector c = Some(cos + i, left, 0), s = Some(sin + i, left, 0);
+    const Vector a = (first * c + second * s) * scale, b = (second * c - first * s) * scale;
+    const Vector x0 = Some(x + i, left, 0), x1 = Some(x + j, left, 0);
+    StoreSome(dweight + i, left, Some(dweight + i, left, 0) + a * x0 * inverse);
+    StoreSome(dweight + j, left, Some(dweight + j, left, 0) + b * x1 * inverse);
+    const Vector d0 = a * Some(weight + i, left, 0), d1 = b * Some(weight + j, left, 0);
+    StoreSome(dx + i, left, d0);
+    StoreSome(dx + j, left, d1);
+    dots += d0 * x0 + d1 * x1;
   }
-  for (int64_t i = 0; i < dim; i++) dot += dx[i] * x[i];
-  const float shift = dot * inverse * inverse / dim;
+  const float shift = Sum(dots) * inverse * inverse / dim;
   for (int64_t i = 0; i < dim; i++) dx[i] = inverse * (dx[i] - x[i] * shift);
 }
 
@@ -400,19 +427,6 @@ void NormGrad(const float* x, int64_t n, const float* weight, float inverse, con
   }
   const float shift = dot * inverse * inverse / n;
   for (i = 0; i < n; i++) dx[i] = inverse * (dx[i] - x[i] * shift);
-}
-
-// 16 values from `at`, of which `count` are there; the others are `filler`.
-INLINE Vector Some(const float* at, int64_t count, float filler) {
-  if (count >= kWidth) return Load(at);
-  float lanes[kWidth];
-  for (int64_t i = 0; i < kWidth; i++) lanes[i] = i < count ? at[i] : filler;
-  return Load(lanes);
-}
-
-INLINE void StoreSome(float* at, int64_t count, Vector values) {
-  if (count >= kWidth) Store(at, values);
-  else memcpy(at, &values, count * sizeof(float));
 }
 
 void Gate(const float* x, int64_t n, float* y) {
@@ -445,8 +459,50 @@ float Exponentials(float* x, int64_t n, float* maximum) {
   return Sum(sums);
 }
 
-void ShiftedExponentials(float* x, int64_t n, float shift) {
-  for (int64_t i = 0; i < n; i += kWidth) Store(x + i, Exp(Load(x + i) - shift));
+void Hide(float* x, int64_t first, int64_t last, const int32_t* limits) {
+  Integers limit;
+  memcpy(&limit, limits, sizeof limit);
+  for (int64_t i = first; i < last; i++) {
+    const Integers line = Integers{} + static_cast<int32_t>(i);
+    Store(x + i * kWidth, line >= limit ? Fill(-INFINITY) : Load(x + i * kWidth));
+  }
+}
+
+void ColumnExponentials(float* x, int64_t n, float* maxima, float* totals) {
+  Vector most = Load(x);
+  for (int64_t i = 1; i < n; i++) most = Larger(Load(x + i * kWidth), most);
+  Vector sums{};
+  for (int64_t i = 0; i < n; i++) {
+    const Vector e = Exp(Load(x + i * kWidth) - most);
+    Store(x + i * kWidth, e);
+    sums += e;
+  }
+  Store(maxima, most);
+  Store(totals, sums);
+}
+
+void ShiftedExponentials(float* x, int64_t n, const float* shifts) {
+  const Vector shift = Load(shifts);
+  for (int64_t i = 0; i < n; i++) Store(x + i * kWidth, Exp(Load(x + i * kWidth) - shift));
+}
+
+void SoftmaxGrad(const float* weights, int64_t n, const float* inner, float* gradients) {
+  const Vector mean = Load(inner);
+  for (int64_t i = 0; i < n * kWidth; i += kWidth)
+    Store(gradients + i, Load(weights + i) * (Load(gradients + i) - mean));
+}
+
+void Divide(float* x, int64_t n, float divisor) {
+  for (int64_t i = 0; i < n; i += kWidth) Store(x + i, Load(x + i) / divisor);
+}
+
+float Dot(const float* x, const float* y, int64_t n) {
+  Vector sums{};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) sums += Load(x + i) * Load(y + i);
+  float sum = Sum(sums);
+  for (; i < n; i++) sum += x[i] * y[i];
+  return sum;
 }
 
 void GatedTile(const float* gate, const float* up, int64_t columns, float* out) {
@@ -545,5 +601,5 @@ const Kernels GRPOLAB_KERNELS = {
     Product<Single<float>>, Product<Single<uint16_t>>,
     kPairs, Round, Product<Rounded<float>>, Product<Rounded<uint16_t>>,
     Widen, WidenNf4Rows, Transpose, NormRows, NormRotate, NormRotateGrad, Norm, NormGrad, Gate, GateGrad,
-    Exponentials, ShiftedExponentials, GatedTile, SumOf, LargestOf, Masses, Cut, NegativeSoftmax,
+    Exponentials, Hide, ColumnExponentials, ShiftedExponentials, SoftmaxGrad, Divide, Dot, GatedTile, SumOf, LargestOf, Masses, Cut, NegativeSoftmax,
 };

@@ -59,8 +59,16 @@ struct Kernels {
   void (*gate_grad)(const float* x, int64_t n, const float* dy, float* dx);
   // x[i] = exp(x[i] - max x) for i < n, a multiple of 16; returns their sum, and the maximum.
   float (*exponentials)(float* x, int64_t n, float* max);
-  // x[i] = exp(x[i] - shift) for i < n, a multiple of 16.
-  void (*shifted_exponentials)(float* x, int64_t n, float shift);
+  // Of lines x [n, 16], down each column r: line i of [first, last) = -infinity where i >= limits[r];
+  void (*hide)(float* x, int64_t first, int64_t last, const int32_t* limits);
+  // x = exp(x - max x), and the maxima and sums; exp(x - shifts[r]);
+  void (*column_exponentials)(float* x, int64_t n, float* max, float* sums);
+  void (*shifted_exponentials)(float* x, int64_t n, const float* shifts);
+  // gradients = weights (gradients - inner[r]).
+  void (*softmax_grad)(const float* weights, int64_t n, const float* inner, float* gradients);
+  // x[i] /= divisor for i < n, a multiple of 16; and the sum of x[i] y[i].
+  void (*divide)(float* x, int64_t n, float divisor);
+  float (*dot)(const float* x, const float* y, int64_t n);
   // out[i * 16 + r] = gate(r, i) sigmoid(gate(r, i)) up(r, i) of tiles [16, 16], for i < columns.
   void (*gated_tile)(const float* gate, const float* up, int64_t columns, float* out);
   // The sum of x, in double precision.

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "attention.h"
+#include "kernels.h"
 #include "matrix.h"
 #include "ops.h"
 
