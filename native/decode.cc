@@ -6,7 +6,7 @@
 //
 // Weights are three lists. Vectors: the final norm, then of each layer its input norm, q norm, k norm, and norm after attention.
 // Matrices as panels (native/matrix.h): embedding (floats: [V, H] as they are; else panels of [H, V]), head, then of each layer
-// qkv, o, gate and up, down. Factors, where the adapter is not merged in: of each of a layer's matrices A and B as panels,
+// qkv, o, gate and up, down. Factors, where there is an adapter: of each of a layer's matrices A and B as panels,
 // those of its modules side by side in A, and in the diagonal of B.
 //
 // A cache is float [layers, 2, rows, kvHeads, T, D'], T a multiple of 16 and D' = D rounded up to 16, and is written in

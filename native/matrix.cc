@@ -2,7 +2,7 @@
 // (src/model/matrix.ts has the same as graphs of TensorFlow's ops). Weights are widened to float32 a few panels at a time, and
 // all arithmetic is in float32; or x and dy (and weights in 4 bits) are rounded to bfloat16, and only sums are in float32.
 //
-//   GrpolabPack(matrix, factors...) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns, an adapter merged in
+//   GrpolabPack(matrix) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns
 //   GrpolabKeep(panels) -> the same, where it is quick to read
 //   GrpolabProduct(x [N, k], panels) -> x W [N, n]
 //   GrpolabProductGrad(dy [N, n], panels) -> dy W^T [N, k]
@@ -127,59 +127,21 @@ bool Fits(const Panels& w, const Options& options) {
          w.panels == options.parts * Ceil(options.columns / options.parts);
 }
 
-// Attributes: transposed (the matrix is [n, k]), parts (its columns are that many equal parts, each padded by itself),
-// scale, and offsets: the first column of each adapter, whose factors A [k, r] and B [r, width] follow the matrix.
+// Attributes: transposed (the matrix is [n, k]), parts (its columns are that many equal parts, each padded by itself).
 struct PackOptions {
   bool transposed = false;
   int64_t parts = 1;
-  float scale = 1;
-  std::vector<int64_t> offsets;
 };
 
 void* CreatePack(TF_OpKernelConstruction* construction) {
   OpStatus status;
   auto* options = new PackOptions();
   unsigned char transposed = 0;
-  int32_t list = 0, total = 0;
   TF_OpKernelConstruction_GetAttrBool(construction, "transposed", &transposed, status.status);
-  TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
-  TF_OpKernelConstruction_GetAttrFloat(construction, "scale", &options->scale, status.status);
-  TF_OpKernelConstruction_GetAttrSize(construction, "offsets", &list, &total, status.status);
   options->transposed = transposed != 0;
-  options->offsets.resize(std::max(list, 0));
-  if (list > 0)
-    TF_OpKernelConstruction_GetAttrInt64List(construction, "offsets", options->offsets.data(), list, status.status);
+  TF_OpKernelConstruction_GetAttrInt64(construction, "parts", &options->parts, status.status);
   if (!status.ok()) TF_OpKernelConstruction_Failure(construction, status.status);
   return options;
-}
-
-struct Factors {
-  const float* a;
-  const float* b;
-  int64_t rank, first, width;
-};
-
-// Adds scale * A B to the columns [first, first + count) of a panel [k, 16].
-void AddProduct(const Factors& f, float scale, int64_t k, int64_t first, int64_t count, float* panel) {
-  const int64_t from = std::max(first, f.first), to = std::min(first + count, f.first + f.width);
-  if (from >= to) return;
-  const float* b = f.b + (from - f.first);
-  int64_t ldb = f.width;
-  std::vector<float> edge;  // a product reads 16 columns of its right side
-  if (from - f.first + kWidth > f.width) {
-    edge.resize(f.rank * kWidth);
-    for (int64_t r = 0; r < f.rank; r++) std::copy(b + r * ldb, b + r * ldb + (to - from), &edge[r * kWidth]);
-    b = edge.data();
-    ldb = kWidth;
-  }
-  const Kernels& kernels = BestKernels();
-  std::vector<float> scaled(kWidth * f.rank);
-  for (int64_t i = 0; i < k; i += kWidth) {
-    const int64_t rows = std::min(kWidth, k - i);
-    for (int64_t e = 0; e < rows * f.rank; e++) scaled[e] = scale * f.a[i * f.rank + e];
-    kernels.product({scaled.data(), 1, f.rank, rows}, f.rank, b, ldb, panel + i * kWidth + (from - first), kWidth,
-                    to - from, Into::kAdd);
-  }
 }
 
 void ComputePack(void* state, TF_OpKernelContext* context) {
@@ -188,13 +150,6 @@ void ComputePack(void* state, TF_OpKernelContext* context) {
   if (!in.ok()) return;
   const int64_t k = in.dim(0, options.transposed ? 1 : 0), n = in.dim(0, options.transposed ? 0 : 1);
   const int64_t width = n / options.parts, panels = Ceil(width);
-  std::vector<Factors> factors;
-  for (size_t f = 0; f < options.offsets.size(); f++) {
-    const int a = static_cast<int>(1 + 2 * f);
-    if (a + 1 >= in.count() || in.dim(a, 0) != k || in.dim(a, 1) != in.dim(a + 1, 0))
-      return FailOp(context, "GrpolabPack: the factors do not fit the matrix");
-    factors.push_back({in.floats(a), in.floats(a + 1), in.dim(a, 1), options.offsets[f], in.dim(a + 1, 1)});
-  }
   auto* out = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {options.parts * panels, k, kWidth}));
   if (out == nullptr) return;
   UseLargePages(out, options.parts * panels * k * kWidth * sizeof(float));
@@ -208,7 +163,6 @@ void ComputePack(void* state, TF_OpKernelContext* context) {
         const int64_t at = options.transposed ? (first + j) * k + i : i * n + first + j;
         panel[i * kWidth + j] = j < count ? matrix[at] : 0.0f;
       }
-    for (const Factors& f : factors) AddProduct(f, options.scale, k, first, count, panel);
   });
 }
 
@@ -343,13 +297,8 @@ void ComputeColumns(void* state, TF_OpKernelContext* context) {
 }  // namespace
 
 void RegisterMatrixOps() {
-  RegisterOp({"GrpolabPack",
-              {"matrix: float", "factors: N * float"},
-              {"packed: float"},
-              {"transposed: bool", "parts: int", "scale: float", "offsets: list(int)", "N: int >= 0"},
-              CreatePack,
-              Guarded<ComputePack>,
-              Destroy<PackOptions>});
+  RegisterOp({"GrpolabPack", {"matrix: float"}, {"packed: float"}, {"transposed: bool", "parts: int"}, CreatePack,
+              Guarded<ComputePack>, Destroy<PackOptions>});
   RegisterOp({"GrpolabKeep", {"panels: int32"}, {"kept: int32"}, {}, [](TF_OpKernelConstruction*) -> void* { return nullptr; },
               Guarded<ComputeKeep>, [](void*) {}});
   const std::vector<const char*> shape = {"parts: int", "columns: int", "rounded: bool"};

@@ -25,8 +25,8 @@ export interface MemoryPlan {
   /** Frozen weights. */
   weights: number;
   /**
-   * What sampling runs on: every matrix once more, laid out for decoding, with the adapter merged in; beside weights in fewer
-   * than 32 bits the adapter alone. 0 where nothing is sampled.
+   * What sampling runs on: every matrix once more, laid out for decoding, and the adapter; beside weights in fewer than 32 bits
+   * the adapter alone. 0 where nothing is sampled.
    */
   merged: number;
   /** LoRA factors: those that train, and the frozen ones of the reference, where there is one. */
@@ -99,13 +99,13 @@ export function weightBytes(config: ModelConfig, dtype: WeightDtype = 'float32')
 }
 
 /**
- * float32: 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V). Fewer bits, of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A
- * side by side, and a B of each on the diagonal of a matrix.
+ * Of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A side by side, and a B of each on the diagonal of a matrix. In
+ * float32 as well 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V), the weights once more.
  */
 export function mergedBytes(config: ModelConfig, dtype: WeightDtype = 'float32', rank = 0): number {
   const { L, H, F, V, Q, K } = widths(config);
-  if (dtype !== 'float32') return FLOAT * L * rank * (7 * H + 3 * (Q + 2 * K) + Q + 5 * F);
-  return FLOAT * (L * (H * (Q + 2 * K) + Q * H + 3 * H * F) + H * V);
+  const beside = L * rank * (7 * H + 3 * (Q + 2 * K) + Q + 5 * F);
+  return FLOAT * (beside + (dtype === 'float32' ? L * (H * (Q + 2 * K) + Q * H + 3 * H * F) + H * V : 0));
 }
 
 /** One adapter: 4 r times the sum of in + out over its projections. */

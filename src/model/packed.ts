@@ -1,9 +1,9 @@
 /**
  * A model laid out for decoding on the CPU, and the ops of the binding that run on it (native/decode.cc). Of float32 weights a
- * copy: every matrix as panels of 16 columns, with the adapter merged in. Weights in fewer bits are panels as they are, and an
- * adapter merged into them would be rounded away: it stays beside them, in float32.
+ * copy: every matrix as panels of 16 columns. Weights in fewer bits are panels as they are. An adapter stays beside them: merged
+ * into float32, it would have to be at every step of training; into fewer bits, it would be rounded away.
  */
-import type { OpAttribute, Tensor, TensorInfo } from '../runtime/tf';
+import type { Tensor, TensorInfo } from '../runtime/tf';
 import {
   backend,
   binding,
@@ -28,26 +28,13 @@ const roundUp = (n: number): number => Math.ceil(n / PANEL_WIDTH) * PANEL_WIDTH;
 /** gate and up are padded each by itself: a tile of one meets the same tile of the other. */
 const partsOf = (modules: readonly LoraModule[]): number => (modules.includes('gate_proj') ? 2 : 1);
 
-interface PackOptions {
-  transposed?: boolean;
-  /** The columns are so many equal parts, each padded to whole panels. */
-  parts?: number;
-  scale?: number;
-  /** The first column of each pair of factors. */
-  offsets?: readonly number[];
-}
-
-/** [k, n] -> [panels, k, 16], with scale A B added for each pair of factors. */
-function pack(matrix: Tensor, factors: readonly Tensor[] = [], options: PackOptions = {}): Tensor {
-  const { transposed = false, parts = 1, scale = 1, offsets = [] } = options;
-  const attributes: OpAttribute[] = [
-    boolAttribute('transposed', transposed),
-    intAttribute('parts', parts),
-    floatAttribute('scale', scale),
-    { name: 'offsets', type: binding.TF_ATTR_INT, value: [...offsets] },
-    intAttribute('N', factors.length),
-  ];
-  return backend.executeSingleOutput('GrpolabPack', attributes, [matrix, ...factors]);
+/**
+ * [k, n] -> [panels, k, 16]
+ * @param parts  the columns are so many equal parts, each padded to whole panels
+ */
+function pack(matrix: Tensor, { transposed = false, parts = 1 } = {}): Tensor {
+  const attributes = [boolAttribute('transposed', transposed), intAttribute('parts', parts)];
+  return backend.executeSingleOutput('GrpolabPack', attributes, [matrix]);
 }
 
 /** Keys and values of `rows` sequences of up to `length` tokens: [layers, 2, rows, kvHeads, T, D], T and D padded. */
@@ -58,10 +45,10 @@ export function packedCache(config: ModelConfig, rows: number, length: number): 
 
 /** Owns its tensors but not the weights and the adapter that it was made from. */
 export class PackedModel {
-  /** Of float32 weights, the adapter merged in: of each layer qkv, o, gate and up, down; and the output head. */
+  /** Of float32 weights: of each layer qkv, o, gate and up, down; and the output head. */
   private matrices: Tensor[] = [];
   private head: Tensor | null = null;
-  /** Beside weights in fewer bits: of each of those matrices the adapter's A and B. */
+  /** Of each of a layer's matrices the adapter's A and B. */
   private factors: Tensor[] = [];
 
   constructor(
@@ -74,57 +61,50 @@ export class PackedModel {
     return this.weights.head.matrix instanceof PanelMatrix;
   }
 
-  /** Lays everything out anew: to be called when the adapter, or trained weights, have changed. */
+  /** Lays out what may have changed: to be called when the adapter has, or trained weights. */
   refresh(): void {
-    tf.dispose([...this.matrices, ...this.factors]);
-    [this.matrices, this.factors] = [[], []];
-    this.weights.layers.forEach((w, layer) => {
-      for (const [key, modules] of fusedModules) {
-        const matrix = w[key];
-        if (!(matrix instanceof PanelMatrix))
-          this.matrices.push(tf.tidy(() => this.merged(matrix, layer, modules)));
-        else if (this.adapter !== null)
-          this.factors.push(...tf.tidy(() => this.beside(matrix, layer, modules)));
-      }
-    });
-    const { matrix, transposed, trainable } = this.weights.head;
+    if (this.adapter !== null) this.packFactors(this.adapter);
+    const { head, layers } = this.weights;
+    const { matrix, transposed, trainable } = head;
     if (matrix instanceof PanelMatrix || (this.head !== null && !trainable)) return;
+    tf.dispose(this.matrices);
     this.head?.dispose();
-    this.head = tf.tidy(() => pack(matrix, [], { transposed }));
+    this.matrices = layers.flatMap((w) =>
+      fusedModules.map(([key, modules]) => pack(w[key] as Tensor, { parts: partsOf(modules) })),
+    );
+    this.head = pack(matrix, { transposed });
   }
 
-  /** The adapted modules of a matrix, with their first columns. */
-  private adapted(layer: number, modules: readonly LoraModule[]): { a: Tensor; b: Tensor; offset: number }[] {
-    let column = 0;
-    return modules.flatMap((module) => {
-      const offset = column;
-      column += moduleShape(this.config, module)[1];
-      const pair = this.adapter?.get(layer, module);
-      return pair === undefined ? [] : [{ a: pair.a as Tensor, b: pair.b as Tensor, offset }];
-    });
-  }
-
-  private merged(w: Tensor, layer: number, modules: readonly LoraModule[]): Tensor {
-    const adapted = this.adapted(layer, modules);
-    const factors = adapted.flatMap(({ a, b }) => [a, b]);
-    const offsets = adapted.map(({ offset }) => offset);
-    return pack(w, factors, { parts: partsOf(modules), scale: this.adapter?.scale, offsets });
+  private packFactors(adapter: LoraAdapter): void {
+    tf.dispose(this.factors);
+    this.factors = this.weights.layers.flatMap((w, layer) =>
+      fusedModules.flatMap(([key, modules]) => tf.tidy(() => this.beside(w[key], adapter, layer, modules))),
+    );
   }
 
   /** scale x A of all modules side by side, and B of each in its own rows and columns: their product is the adapter's. */
-  private beside({ shape }: PanelMatrix, layer: number, modules: readonly LoraModule[]): Tensor[] {
-    const adapted = this.adapted(layer, modules);
+  private beside(
+    { shape }: Matrix,
+    adapter: LoraAdapter,
+    layer: number,
+    modules: readonly LoraModule[],
+  ): Tensor[] {
+    const [inputs, outputs] = shape as [number, number];
     const parts = partsOf(modules);
-    if (adapted.length === 0)
-      return [pack(tf.zeros([shape[0], 1])), pack(tf.zeros([1, shape[1]]), [], { parts })];
-    const a = tf.concat(adapted.map((module) => module.a), 1); // prettier-ignore
-    const rows = adapted.map(({ b, offset }) =>
-      tf.pad(b, [
-        [0, 0],
-        [offset, shape[1] - offset - (b.shape[1] as number)],
-      ]),
-    );
-    return [pack(tf.mul(a, this.adapter?.scale ?? 1)), pack(tf.concat(rows, 0), [], { parts })];
+    const as: Tensor[] = [];
+    const bs: Tensor[] = [];
+    let before = 0;
+    for (const module of modules) {
+      const width = moduleShape(this.config, module)[1];
+      const pair = adapter.get(layer, module);
+      const columns: [number, number] = [before, outputs - before - width];
+      before += width;
+      if (pair === undefined) continue;
+      as.push(pair.a as Tensor);
+      bs.push(tf.pad(pair.b as Tensor, [[0, 0], columns])); // prettier-ignore
+    }
+    if (as.length === 0) return [pack(tf.zeros([inputs, 1])), pack(tf.zeros([1, outputs]), { parts })];
+    return [pack(tf.mul(tf.concat(as, 1), adapter.scale)), pack(tf.concat(bs, 0), { parts })];
   }
 
   private run(op: string, group: number, inputs: readonly TensorInfo[]): Tensor {

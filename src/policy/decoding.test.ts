@@ -96,13 +96,13 @@ const stopTokenIds = [3, 14, 15, 26, 41];
 const completionsOf = (groups: RolloutGroup<DrawnCompletion>[]): DrawnCompletion[] =>
   groups.flatMap(({ completions }) => completions);
 
-/** The same tokens, with log-probabilities to 1e-5. */
+/** The same tokens, with log-probabilities to 2e-5: ten to twenty steps of float32 at -16. */
 function expectSame(actual: DrawnCompletion[], expected: DrawnCompletion[]): void {
   expect(actual.map(({ tokenIds }) => tokenIds)).toEqual(expected.map(({ tokenIds }) => tokenIds));
   expect(actual.map(({ finishReason }) => finishReason)).toEqual(expected.map((c) => c.finishReason));
   for (const [i, completion] of actual.entries())
     for (const key of ['logProbs', 'temperedLogProbs', 'drawLogProbs'] as const)
-      expect(largestDifference(completion[key], expected[i][key]), `${key} of ${i}`).toBeLessThan(1e-5);
+      expect(largestDifference(completion[key], expected[i][key]), `${key} of ${i}`).toBeLessThan(2e-5);
 }
 
 /** Log-probabilities are those that a pass over prompts with their completions gives. */
@@ -114,7 +114,7 @@ async function expectOnPolicy(policy: LocalPolicy, groups: RolloutGroup<DrawnCom
     }));
     const passes = await policy.logProbs(sequences);
     completions.forEach(({ logProbs }, i) =>
-      expect(largestDifference(logProbs, passes[i])).toBeLessThan(1e-5),
+      expect(largestDifference(logProbs, passes[i])).toBeLessThan(2e-5),
     );
   }
 }
@@ -319,7 +319,7 @@ describe('GRPOLAB_KERNELS', () => {
       expectSame(completionsOf(actual.groups), completionsOf(expected.groups));
       expect(actual.gradients.length).toBe(2 * 2 * LORA_TARGETS.length);
       actual.gradients.forEach(([name, values], i) =>
-        expect(relativeDifference(values, expected.gradients[i][1]), name).toBeLessThan(1e-5),
+        expect(relativeDifference(values, expected.gradients[i][1]), name).toBeLessThan(2e-5),
       );
     }
   });

@@ -17,9 +17,9 @@ import { Sampler } from './rollout';
 export interface LocalSamplerOptions {
   mode?: ExecutionMode;
   /**
-   * Sample on a copy of the weights with the adapter merged in, as few products a token as without an adapter; false: on the
-   * weights as they are, with the adapter beside them. Default: true where the copy fits into the memory that is free. Weights
-   * in fewer than 32 bits are never copied.
+   * Sample on a copy of the weights: laid out for the binding's ops on a CPU, elsewhere with the adapter merged in; false: on
+   * the weights as they are. Default: true where the copy fits into the memory that is free. Weights in fewer than 32 bits are
+   * never copied.
    */
   mergeForSampling?: boolean;
 }
