@@ -10,6 +10,7 @@
 //   graphFunction(graph, name, inputs, outputs, xla)               also deletes the graph
 //   functionRemove(name)           opDefinition(op) -> Buffer (serialised OpDef)
 //   profileStart()                 profileStop() -> Buffer (serialised XSpace of what ran between)
+//   allowTensorFloat32(allowed)    whether products of float32 on a GPU may be of 10 bits
 // A ref is a number that names one output of one node of its graph.
 
 #include <node_api.h>
@@ -26,6 +27,7 @@
 
 std::string StartProfile();
 std::string StopProfile(std::string* bytes);
+void AllowTensorFloat32(bool allowed);
 
 namespace {
 
@@ -351,6 +353,11 @@ napi_value ProfileStop(napi_env env, napi_callback_info) {
   return result;
 }
 
+napi_value SetTensorFloat32(napi_env env, napi_callback_info info) {
+  AllowTensorFloat32(ToBool(env, Arguments<1>(env, info)[0]));
+  return nullptr;
+}
+
 }  // namespace
 
 void grpolab_register_ops();
@@ -365,7 +372,7 @@ void grpolab_exports(napi_env env, napi_value exports) {
                    {"graphOp", GraphOp},             {"graphConst", GraphConst},
                    {"graphFunction", GraphFunction}, {"functionRemove", FunctionRemove},
                    {"opDefinition", OpDefinition},   {"profileStart", ProfileStart},
-                   {"profileStop", ProfileStop}};
+                   {"profileStop", ProfileStop},     {"allowTensorFloat32", SetTensorFloat32}};
   for (const auto& entry : functions) {
     napi_value function;
     napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, entry.callback, nullptr, &function);

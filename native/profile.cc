@@ -1,8 +1,9 @@
-// TensorFlow's own profiler, for src/runtime/profile.ts. Its interface is C++: this file is compiled against the headers of
-// the installed package.
+// What TensorFlow has in C++ only, compiled against the headers of the installed package: its own profiler, for
+// src/runtime/profile.ts, and whether a GPU may round what it multiplies to 10 bits (TF32).
 #include <memory>
 #include <string>
 
+#include "tsl/platform/tensor_float_32_utils.h"
 #include "tsl/profiler/lib/profiler_session.h"
 #include "tsl/profiler/protobuf/xplane.pb.h"
 
@@ -28,3 +29,5 @@ std::string StopProfile(std::string* bytes) {
   *bytes = space.SerializeAsString();
   return "";
 }
+
+void AllowTensorFloat32(bool allowed) { tsl::enable_tensor_float_32_execution(allowed); }

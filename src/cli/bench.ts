@@ -5,6 +5,7 @@ import type { GrpoLoss } from '../optim/losses';
 import { groupAdvantages } from '../optim/advantages';
 import { strictJson } from '../runtime/files';
 import { defaultMode } from '../runtime/compile';
+import { describeMachine } from '../runtime/machine';
 import { profiled } from '../runtime/profile';
 import type { OpProfile } from '../runtime/profile';
 import { Progress } from '../runtime/progress';
@@ -134,6 +135,13 @@ function plannedBytes(what: string, config: ModelConfig, shape: StepShape, pass:
 
 const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
 
+/** What is in use of the first GPU, where the weights are, by this process and others; null on a CPU. */
+function gpuBytes(): number | null {
+  if (!binding.isUsingGpuDevice()) return null;
+  const [gpu] = describeMachine().gpus;
+  return gpu === undefined ? null : gpu.memoryTotalBytes - gpu.memoryFreeBytes;
+}
+
 function summary(seconds: readonly number[]): { median_s: number; min_s: number; all_s: number[] } {
   const sorted = [...seconds].sort((a, b) => a - b);
   const middle =
@@ -213,6 +221,7 @@ export async function bench(args: Arguments, io: Io): Promise<number> {
     ),
     tokens_per_s: (shape.P * shape.G * shape.Tc) / step.median_s,
     peak_rss_bytes: peakBytes(),
+    gpu_bytes: gpuBytes(),
     planned_bytes: plannedBytes(what, policy.config, shape, pass),
     ...(ops === undefined ? {} : { ops }),
   };
@@ -234,6 +243,7 @@ interface BenchResult {
   phases: Record<string, { median_s: number; min_s: number }>;
   tokens_per_s: number;
   peak_rss_bytes: number;
+  gpu_bytes: number | null;
   planned_bytes: number | null;
   ops?: OpProfile[];
 }
@@ -265,11 +275,13 @@ function readable({
   phases,
   tokens_per_s: rate,
   peak_rss_bytes: peak,
+  gpu_bytes: onGpu,
   planned_bytes: planned,
   ops,
 }: BenchResult): string[] {
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
   const products = precision === 'float32' ? '' : `, products in ${precision}`;
+  const used = onGpu === null ? '' : `, in use on the GPU ${gib(onGpu)}`;
   const how = `${mode} on ${backend}, weights in ${dtype}${products}${recompute ? ', layers recomputed' : ''}`;
   return [
     `loaded in ${load.seconds.toFixed(1)} s, peak RSS ${gib(load.peak_rss_bytes)}`,
@@ -278,7 +290,7 @@ function readable({
       ([name, { median_s: median, min_s: min }]) =>
         `  ${name.padEnd(16)} ${median.toFixed(3)} s (min ${min.toFixed(3)})`,
     ),
-    `${rate.toFixed(0)} completion tokens/s, peak RSS ${gib(peak)}${planned === null ? '' : ` (planned ${gib(planned)})`}`,
+    `${rate.toFixed(0)} completion tokens/s, peak RSS ${gib(peak)}${used}${planned === null ? '' : ` (planned ${gib(planned)})`}`,
     ...(ops === undefined ? [] : profileLines(ops)),
   ];
 }

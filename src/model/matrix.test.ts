@@ -3,9 +3,11 @@ import { resolve } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { temporaryFile } from '../../test/cli';
 import { callOnce, expectBits, printedWith, productsBothWays } from '../../test/products';
+import { bitsOf } from '../../test/rounding';
 import { compile } from '../runtime/compile';
 import type { ExecutionMode } from '../runtime/compile';
 import { Random } from '../runtime/random';
+import type { Tensor } from '../runtime/tf';
 import { binding, tf } from '../runtime/tf';
 import { PanelMatrix, columns, multiply, multiplyTransposed, product, widened } from './matrix';
 
@@ -322,6 +324,38 @@ describe('a matrix', () => {
     expect(tf.memory().numBytes - before).toBe(2 * 64 * 32);
     w.dispose();
     expect(tf.memory().numBytes).toBe(before);
+  });
+});
+
+// As they are kept on a GPU.
+describe('panels as float32 of the same bits', () => {
+  const [inputs, outputs] = [128, 40];
+  const bits = Uint16Array.from({ length: inputs * outputs }, (_, i) => 0x3c00 + ((i * 40_503) % 512));
+  const values = Float32Array.from({ length: inputs * outputs }, (_, i) => Math.sin(i));
+  const ids = Int32Array.of(39, 0, 17);
+
+  function expectSameBits(w: PanelMatrix, read: (matrix: PanelMatrix) => Tensor): void {
+    const words = w.panels.dataSync<'int32'>();
+    const asFloats = tf.tensor(new Float32Array(words.slice().buffer), w.panels.shape);
+    open.push(w, new PanelMatrix(asFloats, w.shape, w));
+    const [expected, actual] = open.slice(-2).map((matrix) => {
+      const tensor = read(matrix);
+      const result = bitsOf(tensor.dataSync<'float32'>());
+      tensor.dispose();
+      return result;
+    });
+    expect(new Set(expected).size).toBeGreaterThan(100);
+    expect(actual).toEqual(expected);
+  }
+
+  it('are the same matrix in bfloat16', () => {
+    expectSameBits(fromRows([bits], inputs, 2), (w) => widened(w));
+    expectSameBits(fromRows([bits], inputs), (w) => tf.tidy(() => columns(w, tf.tensor1d(ids, 'int32'))));
+  });
+
+  it('are the same matrix in NF4', () => {
+    const w = PanelMatrix.quantized([{ rows: outputs, read: () => values }], inputs, { parts: 2 });
+    expectSameBits(w, (matrix) => widened(matrix));
   });
 });
 

@@ -37,10 +37,16 @@ export function uploaded(make: () => Tensor): Tensor {
   });
 }
 
-/** Panels on the device; on a CPU in memory that is quick to read. */
-function uploadedPanels(make: () => Tensor): Tensor {
-  if (binding.isUsingGpuDevice()) return uploaded(make);
-  return tf.tidy(() => backend.executeSingleOutput('GrpolabKeep', [], [make()]));
+/**
+ * Panels on the device. On a CPU int32, in memory that is quick to read; on a GPU float32 of the same bits, since TensorFlow keeps
+ * int32 in the host's memory.
+ */
+function uploadedPanels(words: Int32Array, shape: number[]): Tensor {
+  if (binding.isUsingGpuDevice()) {
+    const bits = new Float32Array(words.buffer, words.byteOffset, words.length);
+    return uploaded(() => tf.tensor(bits, shape));
+  }
+  return tf.tidy(() => backend.executeSingleOutput('GrpolabKeep', [], [tf.tensor(words, shape, 'int32')]));
 }
 
 /** How a matrix is laid out, and multiplied. */
@@ -62,7 +68,7 @@ export class PanelMatrix {
 
   constructor(
     /**
-     * int32. bfloat16: [panels, inputs, 8], two values in each, the first in the lower half. nf4:
+     * int32, or float32 of the same bits. bfloat16: [panels, inputs, 8], two values in each, the first in the lower half. nf4:
      * [panels, 2 inputs + inputs / 16 + 64], as native/nf4.h says.
      */
     readonly panels: Tensor,
@@ -87,8 +93,7 @@ export class PanelMatrix {
     if (!Number.isInteger(outputs / parts))
       throw new ShapeError(`${outputs} columns in ${parts} parts: the parts are not equal`);
     const { words, panels } = bfloat16Panels(sources, inputs, outputs, parts);
-    const shape = [panels, inputs, PANEL_WIDTH / 2] as const;
-    const tensor = uploadedPanels(() => tf.tensor3d(words, [...shape], 'int32'));
+    const tensor = uploadedPanels(words, [panels, inputs, PANEL_WIDTH / 2]);
     return new PanelMatrix(tensor, [inputs, outputs], options);
   }
 
@@ -101,7 +106,7 @@ export class PanelMatrix {
     const { parts = 1 } = options;
     const outputs = sources.reduce((sum, { rows }) => sum + rows, 0);
     const { words, panels } = nf4Panels(sources, inputs, outputs, parts);
-    const records = uploadedPanels(() => tf.tensor2d(words, [panels, words.length / panels], 'int32'));
+    const records = uploadedPanels(words, [panels, words.length / panels]);
     return new PanelMatrix(records, [inputs, outputs], options);
   }
 
@@ -141,13 +146,20 @@ export function roundedToBfloat16(x: Tensor): Tensor {
   });
 }
 
-/** Panels of bfloat16, [p, k, 8] int32 -> [p, k, 16] float32. `one` is 1. */
+/** The same bits as int32, or as float32. */
+const asIntegers = (x: Tensor): Tensor => (x.dtype === 'int32' ? x : bitcast(x));
+const asFloats = (x: Tensor): Tensor => (x.dtype === 'int32' ? bitcast(x) : x);
+
+// What follows has no sums, products or comparisons of int32: on a GPU TensorFlow runs those on the host.
+
+/** Panels of bfloat16, [p, k, 8] words -> [p, k, 16] float32. `one` is 1. */
 function widenPanels(panels: Tensor, one: Tensor): Tensor {
-  const shift = tf.mul(one, tf.scalar(16, 'int32'));
+  const words = asIntegers(panels);
+  const shift = tf.cast(tf.mul(one, tf.scalar(16)), 'int32');
   const type = [typeAttribute('T', binding.TF_INT32)];
   const mask = tf.scalar(-65_536, 'int32');
-  const low = bitcast(backend.executeSingleOutput('LeftShift', type, [panels, shift]));
-  const high = bitcast(backend.executeSingleOutput('BitwiseAnd', type, [panels, mask]));
+  const low = bitcast(backend.executeSingleOutput('LeftShift', type, [words, shift]));
+  const high = bitcast(backend.executeSingleOutput('BitwiseAnd', type, [words, mask]));
   const [p, k] = panels.shape;
   return tf.reshape(tf.stack([low, high], 3), [p, k, PANEL_WIDTH]);
 }
@@ -156,8 +168,12 @@ function widenPanels(panels: Tensor, one: Tensor): Tensor {
 function unpackBits(words: Tensor, numbers: number, one: Tensor): Tensor {
   const bits = 32 / numbers;
   const type = [typeAttribute('T', binding.TF_INT32)];
-  const shifts = tf.mul(tf.tensor1d(Int32Array.from({ length: numbers }, (_, i) => i * bits), 'int32'), one); // prettier-ignore
-  const shifted = backend.executeSingleOutput('RightShift', type, [tf.expandDims(words, -1), shifts]);
+  const places = tf.tensor1d(Float32Array.from({ length: numbers }, (_, i) => i * bits));
+  const shifts = tf.cast(tf.mul(places, one), 'int32');
+  const shifted = backend.executeSingleOutput('RightShift', type, [
+    tf.expandDims(asIntegers(words), -1),
+    shifts,
+  ]);
   return backend.executeSingleOutput('BitwiseAnd', type, [shifted, tf.scalar(2 ** bits - 1, 'int32')]);
 }
 
@@ -166,7 +182,7 @@ function widenNf4(panels: Tensor, k: number, one: Tensor): Tensor {
   const [p, words] = panels.shape as [number, number];
   const blocks = k / NF4_BLOCK;
   const [nibbles, scaleCodes, perColumn] = tf.split(
-    panels,
+    asFloats(panels),
     [2 * k, 4 * blocks, words - 2 * k - 4 * blocks],
     1,
   );
@@ -175,9 +191,11 @@ function widenNf4(panels: Tensor, k: number, one: Tensor): Tensor {
   const values = look(nf4Codes, unpackBits(nibbles, 8, one), [p, blocks, NF4_BLOCK, PANEL_WIDTH]);
   const inGroup = look(dynamicMap, unpackBits(scaleCodes, 4, one), [p, blocks, PANEL_WIDTH]);
   const [second, first, next, offset] = tf.unstack(tf.reshape(perColumn, [p, 4, 1, PANEL_WIDTH]), 1);
-  const isFirst = tf.less(tf.reshape(tf.range(0, blocks, 1, 'int32'), [1, blocks, 1]), second);
-  const scale = tf.where(isFirst, bitcast(first), bitcast(next));
-  const absmax = tf.add(tf.mul(inGroup, scale), bitcast(offset));
+  const isFirst = tf.less(
+    tf.reshape(tf.range(0, blocks), [1, blocks, 1]),
+    tf.cast(asIntegers(second), 'float32'),
+  );
+  const absmax = tf.add(tf.mul(inGroup, tf.where(isFirst, first, next)), offset);
   return tf.reshape(tf.mul(values, tf.expandDims(absmax, 2)), [p, k, PANEL_WIDTH]);
 }
 
@@ -190,11 +208,11 @@ export function widened(w: Matrix, after?: Tensor): Tensor {
   if (!(w instanceof PanelMatrix)) return w;
   const { panels, parts, shape } = w;
   return tf.tidy(() => {
-    let one: Tensor = tf.scalar(1, 'int32');
+    let one: Tensor = tf.scalar(1);
     if (after !== undefined) {
       const first = tf.reshape(tf.slice(tf.reshape(after, [after.size]), [0], [1]), []);
       // 1 of any number, of NaN too; a comparison of values is what TensorFlow's optimiser does not see through.
-      one = tf.maximum(tf.cast(tf.greaterEqual(first, 0), 'int32'), tf.scalar(1, 'int32'));
+      one = tf.maximum(tf.cast(tf.greaterEqual(first, 0), 'float32'), 1);
     }
     const wide = w.isNf4 ? widenNf4(panels, shape[0], one) : widenPanels(panels, one);
     const padded = tf.reshape(tf.transpose(wide, [1, 0, 2]), [
@@ -246,7 +264,7 @@ export function columns(w: PanelMatrix, ids: Tensor): Tensor {
   return tf.tidy(() => {
     const width = tf.scalar(PANEL_WIDTH, 'int32');
     const panel = tf.floorDiv(ids, width);
-    const wide = widenPanels(gatherOp(w.panels, panel, 0), tf.scalar(1, 'int32'));
+    const wide = widenPanels(gatherOp(w.panels, panel, 0), tf.scalar(1));
     const place = tf.sub(ids, tf.mul(panel, width));
     return tf.reshape(gatherOp(wide, tf.expandDims(place, 1), 2, 1), [count, w.shape[0]]);
   });

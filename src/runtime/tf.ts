@@ -66,6 +66,8 @@ export interface Binding {
   opDefinition(op: string): Uint8Array;
   profileStart(): void;
   profileStop(): Uint8Array;
+  /** Whether products of float32 on a GPU may be of numbers rounded to 10 bits. */
+  allowTensorFloat32(allowed: boolean): void;
 }
 
 /** The parts of tfjs-node's backend that compiled functions stand on (runtime/compile.ts). */
@@ -148,6 +150,14 @@ export const backend = tf.backend() as unknown as NativeBackend;
 
 /** The native binding behind `tf`. */
 export const binding: Binding = backend.binding;
+
+/** float32 is float32 on a GPU too, unless `GRPOLAB_TF32=1` asks for TF32, which rounds what it multiplies to 10 bits. */
+function chooseProducts(): void {
+  const asked = process.env.GRPOLAB_TF32 ?? '';
+  if (!['', '0', '1'].includes(asked)) throw new ConfigError(`GRPOLAB_TF32 is "${asked}"; expected 0 or 1`);
+  binding.allowTensorFloat32(asked === '1');
+}
+chooseProducts();
 
 /** A type attribute of an op. */
 export function typeAttribute(name: string, dtype: number): OpAttribute {
