@@ -1,7 +1,8 @@
 // Our steps beside those of TRL, PEFT and transformers, in turn on the same machine:
 //   node bench/race.mjs --python PYTHON [--models S,M] [--cases grpo-4x4,grpo-2x8,sft,generate] [--dtypes float32]
 //     [--matmul-precision float32] [--rounds 3] [--steps 5] [--warmup 2]
-// Models are S, M or 0.6B (whose cases are grpo-2x4, sft-2x4), dtypes float32 or bfloat16, of the base weights on both sides.
+// Models are S, M or 0.6B (whose cases are grpo-2x4, sft-2x4), dtypes float32 or bfloat16, of the base weights on both sides; or
+// bfloat16:float32, ours and theirs: the checkpoints are in bfloat16, so ours are the same numbers, and so is the arithmetic.
 // --matmul-precision bfloat16 is of our products with weights in bfloat16: those of the other side are in bfloat16 anyway.
 // PYTHON has torch, transformers, peft, trl and datasets. Each measurement is a process of its own; a table of medians, minima,
 // ratios, peak memory and the bound by floating-point operations goes to standard output, all numbers to --output.
@@ -47,6 +48,9 @@ function problemOf() {
     return `--cases has "${unknown}"; expected cases of ${Object.keys(CASES).join(', ')}`;
   if (!['float32', 'bfloat16'].includes(precision))
     return `--matmul-precision is "${precision}"; expected float32 or bfloat16`;
+  const pairs = ['float32', 'bfloat16', 'bfloat16:float32'];
+  const stranger = dtypes.find((pair) => !pairs.includes(pair));
+  if (stranger !== undefined) return `--dtypes has "${stranger}"; expected ${pairs.join(', ')}`;
   if (precision === 'bfloat16' && !dtypes.includes('bfloat16'))
     return '--matmul-precision bfloat16 needs bfloat16 among --dtypes';
   return undefined;
@@ -117,31 +121,34 @@ function modelOf(name) {
   return model;
 }
 
-function race(modelName, caseName, dtype) {
+function race(modelName, caseName, dtypes) {
+  const [dtype, theirDtype = dtype] = dtypes.split(':');
   const model = modelOf(modelName);
   const one = CASES[caseName];
   // Weights in float32 are multiplied in float32.
-  const products = dtype === 'bfloat16' ? precision : 'float32';
+  const products = theirDtype === 'bfloat16' ? precision : 'float32';
   const shape = Object.entries(one.shape)
     .map((entry) => entry.join('='))
     .join();
   const [ours, theirs] = [[], []];
   for (let round = 0; round < rounds; round++) {
     console.error(
-      `${modelName} ${caseName} ${dtype}, our products ${products}: round ${round + 1} of ${rounds}`,
+      `${modelName} ${caseName} ${dtypes}, our products ${products}: round ${round + 1} of ${rounds}`,
     );
     const common = [
       ...['--model', model, '--what', one.what, '--shape', shape],
-      ...['--steps', steps, '--warmup', values.warmup, '--dtype', dtype],
+      ...['--steps', steps, '--warmup', values.warmup],
     ];
     ours.push(
       measure(process.execPath, [
-        ...[path.join(root, 'bin/grpolab.mjs'), 'bench', ...common],
+        ...[path.join(root, 'bin/grpolab.mjs'), 'bench', ...common, '--dtype', dtype],
         ...(products === 'float32' ? [] : ['--matmul-precision', products]),
         ...['--json', '--quiet'],
       ]),
     );
-    theirs.push(measure(values.python, [path.join(root, 'bench/trl_steps.py'), ...common]));
+    theirs.push(
+      measure(values.python, [path.join(root, 'bench/trl_steps.py'), ...common, '--dtype', theirDtype]),
+    );
   }
   const config = JSON.parse(fs.readFileSync(path.join(model, 'config.json'), 'utf8'));
   const gemm = Math.max(...theirs.map(({ gemm_gflops: speed }) => speed));
@@ -158,7 +165,7 @@ function race(modelName, caseName, dtype) {
   );
   const peak = (runs) => Math.max(...runs.map(({ peak_rss_bytes: bytes }) => bytes));
   return {
-    ...{ model: modelName, case: caseName, dtype, matmul_precision: products, shape },
+    ...{ model: modelName, case: caseName, dtype: dtypes, matmul_precision: products, shape },
     ...{ rounds, steps: Number(steps), mode: ours[0].mode },
     ours: { median_s: median(our), min_s: Math.min(...our), all_s: our, peak_rss_bytes: peak(ours), phases },
     theirs: {

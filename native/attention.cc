@@ -93,11 +93,11 @@ void Prefetch(const float* at, int64_t count) {
 void ToColumns(const float* rows, int64_t width, int64_t ld, int64_t first, float* columns) {
   for (int64_t j = 0; j < width; j += kWidth)
     for (int64_t r = 0; r < kWidth; r++)
-      std::memcpy(columns + (j * ld) + (first + r) * kWidth, rows + r * width + j, kWidth * sizeof(float));
+      std::memcpy(columns + j * ld + (first + r) * kWidth, rows + r * width + j, kWidth * sizeof(float));
 }
 
-// Keys and values of one head of a sequence, and their gradients. Panels are [T / 16, D, 16], columns [D' / 16, T, 16], with T and
-// D' rounded up to 16.
+// Keys and values of one head of a sequence, and their gradients. Panels are [T / 16, D, 16], columns [D' / 16, T, 16], with
+// T and D' rounded up to 16.
 struct Sequence {
   int64_t first = 0, length = 0;  // its tokens
   std::vector<float> rows, key_panels, key_columns, value_panels, value_columns, key_grads, value_grads;

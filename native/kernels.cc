@@ -601,5 +601,6 @@ const Kernels GRPOLAB_KERNELS = {
     Product<Single<float>>, Product<Single<uint16_t>>,
     kPairs, Round, Product<Rounded<float>>, Product<Rounded<uint16_t>>,
     Widen, WidenNf4Rows, Transpose, NormRows, NormRotate, NormRotateGrad, Norm, NormGrad, Gate, GateGrad,
-    Exponentials, Hide, ColumnExponentials, ShiftedExponentials, SoftmaxGrad, Divide, Dot, GatedTile, SumOf, LargestOf, Masses, Cut, NegativeSoftmax,
+    Exponentials, Hide, ColumnExponentials, ShiftedExponentials, SoftmaxGrad, Divide, Dot,
+    GatedTile, SumOf, LargestOf, Masses, Cut, NegativeSoftmax,
 };

@@ -59,10 +59,11 @@ struct Kernels {
   void (*gate_grad)(const float* x, int64_t n, const float* dy, float* dx);
   // x[i] = exp(x[i] - max x) for i < n, a multiple of 16; returns their sum, and the maximum.
   float (*exponentials)(float* x, int64_t n, float* max);
-  // Of lines x [n, 16], down each column r: line i of [first, last) = -infinity where i >= limits[r];
+  // Of lines x [n, 16], for each column r: x[i][r] = -infinity where i >= limits[r], for first <= i < last.
   void (*hide)(float* x, int64_t first, int64_t last, const int32_t* limits);
-  // x = exp(x - max x), and the maxima and sums; exp(x - shifts[r]);
+  // x = exp(x - max x) down each column; gives the maxima, and the sums of the results.
   void (*column_exponentials)(float* x, int64_t n, float* max, float* sums);
+  // x[i][r] = exp(x[i][r] - shifts[r]).
   void (*shifted_exponentials)(float* x, int64_t n, const float* shifts);
   // gradients = weights (gradients - inner[r]).
   void (*softmax_grad)(const float* weights, int64_t n, const float* inner, float* gradients);

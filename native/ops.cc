@@ -94,7 +94,7 @@ extern const Kernels kernels_plain;
 
 namespace {
 
-// GRPOLAB_KERNELS=v4, v3 or plain takes slower ones than the processor has: to test them, or to get the same bits as an older one.
+// GRPOLAB_KERNELS=v4, v3 or plain takes slower ones than the processor has: to test them, or for the bits of an older one.
 const Kernels& ChooseKernels() {
 #if defined(__x86_64__)
   const char* value = std::getenv("GRPOLAB_KERNELS");

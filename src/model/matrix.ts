@@ -38,8 +38,8 @@ export function uploaded(make: () => Tensor): Tensor {
 }
 
 /**
- * Panels on the device. On a CPU int32, in memory that is quick to read; on a GPU float32 of the same bits, since TensorFlow keeps
- * int32 in the host's memory.
+ * Panels on the device. On a CPU int32, in memory that is quick to read; on a GPU float32 of the same bits, since TensorFlow
+ * keeps int32 in the host's memory.
  */
 function uploadedPanels(words: Int32Array, shape: number[]): Tensor {
   if (binding.isUsingGpuDevice()) {
@@ -150,7 +150,7 @@ export function roundedToBfloat16(x: Tensor): Tensor {
 const asIntegers = (x: Tensor): Tensor => (x.dtype === 'int32' ? x : bitcast(x));
 const asFloats = (x: Tensor): Tensor => (x.dtype === 'int32' ? bitcast(x) : x);
 
-// What follows has no sums, products or comparisons of int32: on a GPU TensorFlow runs those on the host.
+// What widens has no sums, products or comparisons of int32: on a GPU TensorFlow runs those on the host.
 
 /** Panels of bfloat16, [p, k, 8] words -> [p, k, 16] float32. `one` is 1. */
 function widenPanels(panels: Tensor, one: Tensor): Tensor {

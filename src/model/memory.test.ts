@@ -113,7 +113,7 @@ describe('the memory plan', () => {
     expect(total).toBe(kept + Math.max(activations + head, cache));
   });
 
-  it('leaves out what a step does not hold: the merged copy and the cache without sampling, the reference', () => {
+  it('leaves out what a step does not hold: the copy of the weights and the cache without sampling, the reference', () => {
     const grpo = planMemory(qwen8b, shape, 16);
     const sft = planMemory(qwen8b, shape, 16, { sampled: [], reference: false });
     expect([sft.merged, sft.cache]).toEqual([0, 0]);

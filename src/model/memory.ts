@@ -180,7 +180,7 @@ export function cacheBytes(config: ModelConfig, { P, G, Tp, Tc }: StepShape): nu
 export interface PlanOptions extends PassOptions {
   /**
    * Batches that completions are sampled for, the largest of which decides the cache; none: as SFT without held-out replies, no
-   * merged copy and no cache. Default: the step's own, as GRPO.
+   * copy of the weights and no cache. Default: the step's own, as GRPO.
    */
   sampled?: readonly StepShape[];
   /** A frozen copy of the adapter is kept as the reference, as GRPO does (default); SFT and polychromic training have none. */

@@ -228,13 +228,12 @@ function headMatrixGradient(scale: Tensor, h: Tensor, errors: Tensor, { transpos
 }
 
 /**
- * Tokens of each chunk of the head. Above `limit` logits it runs in chunks; on a CPU TensorFlow may run as many at once as it has
+ * Tokens of each chunk of the head. Above `limit` logits it runs in chunks; TensorFlow may run as many at once as it has
  * threads, so together they keep to the limit.
  */
 function chunkSizes(tokens: number, vocabulary: number, limit: number): number[] {
   if (tokens * vocabulary <= limit) return [tokens];
-  const atOnce = binding.isUsingGpuDevice() ? 1 : availableParallelism();
-  const size = Math.max(1, Math.floor(limit / atOnce / vocabulary));
+  const size = Math.max(1, Math.floor(limit / availableParallelism() / vocabulary));
   return Array.from({ length: Math.ceil(tokens / size) }, (_, i) => Math.min(size, tokens - i * size));
 }
 

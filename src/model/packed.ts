@@ -69,16 +69,24 @@ export class PackedModel {
     if (matrix instanceof PanelMatrix || (this.head !== null && !trainable)) return;
     tf.dispose(this.matrices);
     this.head?.dispose();
-    this.matrices = layers.flatMap((w) =>
-      fusedModules.map(([key, modules]) => pack(w[key] as Tensor, { parts: partsOf(modules) })),
-    );
-    this.head = pack(matrix, { transposed });
+    [this.matrices, this.head] = [[], null];
+    // Where there is no memory for one, nothing is left of the others.
+    const packed = tf.tidy(() => [
+      pack(matrix, { transposed }),
+      ...layers.flatMap((w) =>
+        fusedModules.map(([key, modules]) => pack(w[key] as Tensor, { parts: partsOf(modules) })),
+      ),
+    ]);
+    [this.head, ...this.matrices] = packed;
   }
 
   private packFactors(adapter: LoraAdapter): void {
     tf.dispose(this.factors);
-    this.factors = this.weights.layers.flatMap((w, layer) =>
-      fusedModules.flatMap(([key, modules]) => tf.tidy(() => this.beside(w[key], adapter, layer, modules))),
+    this.factors = [];
+    this.factors = tf.tidy(() =>
+      this.weights.layers.flatMap((w, layer) =>
+        fusedModules.flatMap(([key, modules]) => this.beside(w[key], adapter, layer, modules)),
+      ),
     );
   }
 

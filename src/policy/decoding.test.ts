@@ -135,7 +135,7 @@ describe.each(models)('sampling by the own ops (%s)', (_, model) => {
     await expectOnPolicy(own, groups);
   });
 
-  it('draws the same with the adapter beside the weights, where a merged copy would not fit', async () => {
+  it('draws the same on the weights as they are, where a copy would not fit', async () => {
     const prompts = promptsOf(17, 1, 16);
     const beside = randomPolicy(model, { mode: 'graph', mergeForSampling: false });
     const groups = await beside.sample(prompts, { ...defaults, stopTokenIds });
@@ -319,7 +319,7 @@ describe('GRPOLAB_KERNELS', () => {
       expectSame(completionsOf(actual.groups), completionsOf(expected.groups));
       expect(actual.gradients.length).toBe(2 * 2 * LORA_TARGETS.length);
       actual.gradients.forEach(([name, values], i) =>
-        expect(relativeDifference(values, expected.gradients[i][1]), name).toBeLessThan(2e-5),
+        expect(relativeDifference(values, expected.gradients[i][1]), name).toBeLessThan(1e-5),
       );
     }
   });

@@ -62,9 +62,9 @@ export class LocalSampler {
 
   /** On a CPU the binding's own ops, where functions are compiled at all; else the compiled graph. */
   private chooseDecoder(): Decoder {
-    const { mode = defaultMode(), mergeForSampling = mergedBytes(this.network.config) <= freeBytes() } =
-      this.options;
     const { config, weights, adapter } = this.network;
+    const copy = mergedBytes(config, 'float32', adapter?.config.r);
+    const { mode = defaultMode(), mergeForSampling = copy <= freeBytes() } = this.options;
     const isPanels = weights.head.matrix instanceof PanelMatrix;
     const takesPacked = mode === 'graph' && !binding.isUsingGpuDevice();
     if (isPanels ? !takesPacked : !mergeForSampling) return new GraphDecoder(this.network, this.padId, mode);

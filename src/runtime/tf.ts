@@ -154,6 +154,9 @@ export const binding: Binding = backend.binding;
 /** float32 is float32 on a GPU too, unless `GRPOLAB_TF32=1` asks for TF32, which rounds what it multiplies to 10 bits. */
 function chooseProducts(): void {
   const asked = process.env.GRPOLAB_TF32 ?? '';
+  // A binding of an earlier version has no such function.
+  if (typeof binding.allowTensorFloat32 !== 'function')
+    throw new ConfigError(`The native binding is not of this version. ${remedy}`);
   if (!['', '0', '1'].includes(asked)) throw new ConfigError(`GRPOLAB_TF32 is "${asked}"; expected 0 or 1`);
   binding.allowTensorFloat32(asked === '1');
 }
