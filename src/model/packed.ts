@@ -85,7 +85,7 @@ export class PackedModel {
     this.factors = [];
     this.factors = tf.tidy(() =>
       this.weights.layers.flatMap((w, layer) =>
-        fusedModules.flatMap(([key, modules]) => this.beside(w[key], adapter, layer, modules)),
+        fusedModules.flatMap(([key, modules]) => tf.tidy(() => this.beside(w[key], adapter, layer, modules))),
       ),
     );
   }
