@@ -3,6 +3,7 @@
 // all arithmetic is in float32; or x and dy (and weights in 4 bits) are rounded to bfloat16, and only sums are in float32.
 //
 //   GrpolabPack(matrix) -> [panels, k, 16]: a matrix [k, n] as panels of 16 columns
+//   GrpolabPackHalves(matrix) -> the same in bfloat16, and whether nothing was cut off
 //   GrpolabKeep(panels) -> the same, where it is quick to read
 //   GrpolabProduct(x [N, k], panels) -> x W [N, n]
 //   GrpolabProductGrad(dy [N, n], panels) -> dy W^T [N, k]
@@ -11,6 +12,7 @@
 #include "matrix.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -144,26 +146,62 @@ void* CreatePack(TF_OpKernelConstruction* construction) {
   return options;
 }
 
+// Calls each(place, value) for the places of a panel p of a matrix; zeros stand where it has no columns.
+template <typename Each>
+void ForPanel(const OpInputs& in, const PackOptions& options, int64_t p, const Each& each) {
+  const int64_t k = in.dim(0, options.transposed ? 1 : 0), n = in.dim(0, options.transposed ? 0 : 1);
+  const int64_t width = n / options.parts, panels = Ceil(width), begin = p % panels * kWidth;
+  const int64_t first = p / panels * width + begin, count = std::min(kWidth, width - begin);
+  const float* matrix = in.floats(0);
+  for (int64_t i = 0; i < k; i++)
+    for (int64_t j = 0; j < kWidth; j++) {
+      const int64_t at = options.transposed ? (first + j) * k + i : i * n + first + j;
+      each((p * k + i) * kWidth + j, j < count ? matrix[at] : 0.0f);
+    }
+}
+
+// The output's [panels, k, 16], of so many words a line, in large pages; null when that failed.
+void* AllocatePanels(TF_OpKernelContext* context, const OpInputs& in, const PackOptions& options, TF_DataType dtype,
+                     int64_t words, int64_t* panels) {
+  const int64_t k = in.dim(0, options.transposed ? 1 : 0), n = in.dim(0, options.transposed ? 0 : 1);
+  *panels = options.parts * Ceil(n / options.parts);
+  void* out = AllocateOutput(context, 0, dtype, {*panels, k, words});
+  if (out != nullptr) UseLargePages(out, *panels * k * words * 4);
+  return out;
+}
+
 void ComputePack(void* state, TF_OpKernelContext* context) {
   const auto& options = *static_cast<PackOptions*>(state);
   OpInputs in(context);
   if (!in.ok()) return;
-  const int64_t k = in.dim(0, options.transposed ? 1 : 0), n = in.dim(0, options.transposed ? 0 : 1);
-  const int64_t width = n / options.parts, panels = Ceil(width);
-  auto* out = static_cast<float*>(AllocateOutput(context, 0, TF_FLOAT, {options.parts * panels, k, kWidth}));
+  int64_t panels = 0;
+  auto* out = static_cast<float*>(AllocatePanels(context, in, options, TF_FLOAT, kWidth, &panels));
   if (out == nullptr) return;
-  UseLargePages(out, options.parts * panels * k * kWidth * sizeof(float));
-  const float* matrix = in.floats(0);
-  ParallelFor(context, options.parts * panels, [&](int64_t p) {
-    const int64_t begin = p % panels * kWidth;
-    const int64_t first = p / panels * width + begin, count = std::min(kWidth, width - begin);
-    float* panel = out + p * k * kWidth;
-    for (int64_t i = 0; i < k; i++)
-      for (int64_t j = 0; j < kWidth; j++) {
-        const int64_t at = options.transposed ? (first + j) * k + i : i * n + first + j;
-        panel[i * kWidth + j] = j < count ? matrix[at] : 0.0f;
-      }
+  ParallelFor(context, panels, [&](int64_t p) {
+    ForPanel(in, options, p, [&](int64_t place, float value) { out[place] = value; });
   });
+}
+
+void ComputePackHalves(void* state, TF_OpKernelContext* context) {
+  const auto& options = *static_cast<PackOptions*>(state);
+  OpInputs in(context);
+  if (!in.ok()) return;
+  int64_t panels = 0;
+  auto* out = static_cast<uint16_t*>(AllocatePanels(context, in, options, TF_INT32, kWidth / 2, &panels));
+  auto* exact = static_cast<int32_t*>(AllocateOutput(context, 1, TF_INT32, {}));
+  if (out == nullptr || exact == nullptr) return;
+  std::atomic<uint32_t> lost{0};
+  ParallelFor(context, panels, [&](int64_t p) {
+    uint32_t lower = 0;
+    ForPanel(in, options, p, [&](int64_t place, float value) {
+      uint32_t bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      out[place] = static_cast<uint16_t>(bits >> 16);
+      lower |= bits & 0xffff;
+    });
+    lost |= lower;
+  });
+  *exact = lost == 0;
 }
 
 void ComputeKeep(void*, TF_OpKernelContext* context) {
@@ -299,6 +337,8 @@ void ComputeColumns(void* state, TF_OpKernelContext* context) {
 void RegisterMatrixOps() {
   RegisterOp({"GrpolabPack", {"matrix: float"}, {"packed: float"}, {"transposed: bool", "parts: int"}, CreatePack,
               Guarded<ComputePack>, Destroy<PackOptions>});
+  RegisterOp({"GrpolabPackHalves", {"matrix: float"}, {"packed: int32", "exact: int32"}, {"transposed: bool", "parts: int"},
+              CreatePack, Guarded<ComputePackHalves>, Destroy<PackOptions>});
   RegisterOp({"GrpolabKeep", {"panels: int32"}, {"kept: int32"}, {}, [](TF_OpKernelConstruction*) -> void* { return nullptr; },
               Guarded<ComputeKeep>, [](void*) {}});
   const std::vector<const char*> shape = {"parts: int", "columns: int", "rounded: bool"};

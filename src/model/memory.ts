@@ -100,12 +100,21 @@ export function weightBytes(config: ModelConfig, dtype: WeightDtype = 'float32')
 
 /**
  * Of rank r: 4 L r (7 H + 3 (Q + 2 K) + Q + 5 F): all modules' A side by side, and a B of each on the diagonal of a matrix. In
- * float32 as well 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V), the weights once more.
+ * float32 as well the weights once more, 4 (L (H (Q + 2 K) + Q H + 3 H F) + H V); by the binding's ops, of a bfloat16 checkpoint,
+ * 2 of them, and of an untied embedding.
  */
-export function mergedBytes(config: ModelConfig, dtype: WeightDtype = 'float32', rank = 0): number {
+export function mergedBytes(
+  config: ModelConfig,
+  dtype: WeightDtype = 'float32',
+  rank = 0,
+  fused = true,
+): number {
   const { L, H, F, V, Q, K } = widths(config);
-  const beside = L * rank * (7 * H + 3 * (Q + 2 * K) + Q + 5 * F);
-  return FLOAT * (beside + (dtype === 'float32' ? L * (H * (Q + 2 * K) + Q * H + 3 * H * F) + H * V : 0));
+  const beside = FLOAT * L * rank * (7 * H + 3 * (Q + 2 * K) + Q + 5 * F);
+  if (dtype !== 'float32') return beside;
+  const copied = L * (H * (Q + 2 * K) + Q * H + 3 * H * F) + H * V;
+  if (!fused || config.dtype !== 'bfloat16') return beside + FLOAT * copied;
+  return beside + (FLOAT / 2) * (copied + (config.tieWordEmbeddings ? 0 : H * V));
 }
 
 /** One adapter: 4 r times the sum of in + out over its projections. */
@@ -204,7 +213,7 @@ export function planMemory(
   const one = adapterBytes(config, rank);
   const parts = {
     weights: weightBytes(config, pass.dtype),
-    merged: sampled.length === 0 ? 0 : mergedBytes(config, pass.dtype, rank),
+    merged: sampled.length === 0 ? 0 : mergedBytes(config, pass.dtype, rank, pass.fused),
     adapter: (reference ? 2 : 1) * one,
     gradients: 2 * one,
     optimizer: 5 * one,

@@ -1,9 +1,10 @@
 /**
  * A model laid out for decoding on the CPU, and the ops of the binding that run on it (native/decode.cc). Of float32 weights a
- * copy: every matrix as panels of 16 columns. Weights in fewer bits are panels as they are. An adapter stays beside them: merged
- * into float32, it would have to be at every step of training; into fewer bits, it would be rounded away.
+ * copy: every matrix as panels of 16 columns, in bfloat16 where they are a bfloat16 checkpoint's and nothing is lost. Weights in
+ * fewer bits are panels as they are. An adapter stays beside them: merged into float32, it would have to be at every step of
+ * training; into fewer bits, it would be rounded away.
  */
-import type { Tensor, TensorInfo } from '../runtime/tf';
+import type { OpAttribute, Tensor, TensorInfo } from '../runtime/tf';
 import {
   backend,
   binding,
@@ -28,13 +29,35 @@ const roundUp = (n: number): number => Math.ceil(n / PANEL_WIDTH) * PANEL_WIDTH;
 /** gate and up are padded each by itself: a tile of one meets the same tile of the other. */
 const partsOf = (modules: readonly LoraModule[]): number => (modules.includes('gate_proj') ? 2 : 1);
 
-/**
- * [k, n] -> [panels, k, 16]
- * @param parts  the columns are so many equal parts, each padded to whole panels
- */
-function pack(matrix: Tensor, { transposed = false, parts = 1 } = {}): Tensor {
-  const attributes = [boolAttribute('transposed', transposed), intAttribute('parts', parts)];
-  return backend.executeSingleOutput('GrpolabPack', attributes, [matrix]);
+interface PackOptions {
+  transposed?: boolean;
+  /** The columns are so many equal parts, each padded to whole panels. */
+  parts?: number;
+}
+
+const packAttributes = ({ transposed = false, parts = 1 }: PackOptions): OpAttribute[] => [
+  boolAttribute('transposed', transposed),
+  intAttribute('parts', parts),
+];
+
+/** [k, n] -> [panels, k, 16] */
+const pack = (matrix: Tensor, options: PackOptions = {}): Tensor =>
+  backend.executeSingleOutput('GrpolabPack', packAttributes(options), [matrix]);
+
+/** Matrices in bfloat16, each [panels, k, 8] int32; null where one is not of such numbers. */
+function packHalves(matrices: readonly (readonly [Tensor, PackOptions])[]): Tensor[] | null {
+  const packed: Tensor[] = [];
+  for (const [matrix, options] of matrices) {
+    const attributes = packAttributes(options);
+    const [panels, exact] = backend.executeMultipleOutputs('GrpolabPackHalves', attributes, [matrix], 2);
+    packed.push(panels);
+    const [isExact] = exact.dataSync<'int32'>();
+    exact.dispose();
+    if (isExact === 1) continue;
+    tf.dispose(packed);
+    return null;
+  }
+  return packed;
 }
 
 /** Keys and values of `rows` sequences of up to `length` tokens: [layers, 2, rows, kvHeads, T, D], T and D padded. */
@@ -45,9 +68,11 @@ export function packedCache(config: ModelConfig, rows: number, length: number): 
 
 /** Owns its tensors but not the weights and the adapter that it was made from. */
 export class PackedModel {
-  /** Of float32 weights: of each layer qkv, o, gate and up, down; and the output head. */
+  /** Of float32 weights: of each layer qkv, o, gate and up, down; and the output head. In float32, or all in bfloat16. */
   private matrices: Tensor[] = [];
   private head: Tensor | null = null;
+  /** The embedding, where those are in bfloat16. */
+  private table: Tensor | null = null;
   /** Of each of a layer's matrices the adapter's A and B. */
   private factors: Tensor[] = [];
 
@@ -64,20 +89,33 @@ export class PackedModel {
   /** Lays out what may have changed: to be called when the adapter has, or trained weights. */
   refresh(): void {
     if (this.adapter !== null) this.packFactors(this.adapter);
-    const { head, layers } = this.weights;
-    const { matrix, transposed, trainable } = head;
+    const { matrix, trainable } = this.weights.head;
     if (matrix instanceof PanelMatrix || (this.head !== null && !trainable)) return;
+    this.forgetMatrices();
+    // Where there is no memory for one, nothing is left of the others.
+    const [head, ...packed] = tf.tidy(() => this.packMatrices(matrix));
+    const isHalf = head.dtype === 'int32';
+    this.head = head;
+    this.matrices = packed.slice(0, fusedModules.length * this.weights.layers.length);
+    if (isHalf) this.table = this.weights.embedding === matrix ? head : (packed.at(-1) as Tensor);
+  }
+
+  /** The head, those of the layers, and an untied embedding: all in bfloat16; or in float32 without the embedding. */
+  private packMatrices(matrix: Tensor): Tensor[] {
+    const { embedding, head, layers } = this.weights;
+    const all: [Tensor, PackOptions][] = [[matrix, { transposed: head.transposed }]];
+    for (const w of layers)
+      for (const [key, modules] of fusedModules) all.push([w[key] as Tensor, { parts: partsOf(modules) }]);
+    const table: [Tensor, PackOptions] = [embedding as Tensor, { transposed: true }];
+    const halves = head.trainable ? null : packHalves(embedding === matrix ? all : [...all, table]);
+    return halves ?? all.map((one) => pack(...one));
+  }
+
+  private forgetMatrices(): void {
     tf.dispose(this.matrices);
     this.head?.dispose();
-    [this.matrices, this.head] = [[], null];
-    // Where there is no memory for one, nothing is left of the others.
-    const packed = tf.tidy(() => [
-      pack(matrix, { transposed }),
-      ...layers.flatMap((w) =>
-        fusedModules.map(([key, modules]) => pack(w[key] as Tensor, { parts: partsOf(modules) })),
-      ),
-    ]);
-    [this.head, ...this.matrices] = packed;
+    if (this.table !== this.head) this.table?.dispose();
+    [this.matrices, this.head, this.table] = [[], null, null];
   }
 
   private packFactors(adapter: LoraAdapter): void {
@@ -120,7 +158,7 @@ export class PackedModel {
     const vectors = layers.flatMap((w) => [w.inputNorm, w.qNorm, w.kNorm, w.postNorm]);
     const inPlace = layers.flatMap((w) => fusedModules.map(([key]) => w[key]));
     const matrices: Matrix[] = [
-      ...[embedding, this.head ?? head.matrix],
+      ...[this.table ?? embedding, this.head ?? head.matrix],
       ...(this.isPanels ? inPlace : this.matrices),
     ];
     const attributes = [
@@ -131,7 +169,7 @@ export class PackedModel {
       intAttribute('N', 1 + vectors.length),
       intAttribute('M', matrices.length),
       intAttribute('F', this.factors.length),
-      typeAttribute('T', this.isPanels ? binding.TF_INT32 : binding.TF_FLOAT),
+      typeAttribute('T', this.isPanels || this.table !== null ? binding.TF_INT32 : binding.TF_FLOAT),
       boolAttribute('rounded', head.matrix instanceof PanelMatrix && head.matrix.isRounded),
     ];
     const tensors = matrices.map((m) => (m instanceof PanelMatrix ? m.panels : m));
@@ -179,8 +217,8 @@ export class PackedModel {
   }
 
   dispose(): void {
-    tf.dispose([...this.matrices, ...this.factors]);
-    this.head?.dispose();
-    [this.matrices, this.factors, this.head] = [[], [], null];
+    this.forgetMatrices();
+    tf.dispose(this.factors);
+    this.factors = [];
   }
 }

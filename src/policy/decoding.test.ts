@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { temporaryDirectory, temporaryFile } from '../../test/cli';
 import { fullLogits, largestDifference, relativeDifference } from '../../test/golden-model';
 import { printedWith } from '../../test/products';
+import { rounded } from '../../test/rounding';
 import type { ModelConfig } from '../model/config';
 import { buildWeights, weightTensors } from '../model/load';
 import { LoraAdapter } from '../model/lora';
@@ -36,6 +37,8 @@ interface Model {
   model: ModelConfig;
   modules: readonly LoraModule[];
   rank: number;
+  /** Weights that are numbers of bfloat16. */
+  halves?: RegExp;
 }
 const tiedModel: Model = { model: config, modules: LORA_TARGETS, rank: 3 };
 const models: [string, Model][] = [
@@ -44,6 +47,9 @@ const models: [string, Model][] = [
   ['untied, rank 20 on up and down', { model: untied, modules: ['up_proj', 'down_proj'], rank: 20 }],
   ['tied, sizes of 16', { model: even, modules: LORA_TARGETS, rank: 16 }],
   ['tied, no adapter', { model: config, modules: [], rank: 0 }],
+  ['tied, of bfloat16 numbers', { ...tiedModel, halves: /./ }],
+  ['untied, of bfloat16 numbers', { model: untied, modules: ['o_proj'], rank: 2, halves: /./ }],
+  ['untied, embedding apart of bfloat16 numbers', { ...tiedModel, model: untied, halves: /layers|head/ }],
 ];
 
 const adapterSettings = { base_model_name_or_path: null, lora_dropout: 0, use_rslora: false };
@@ -57,7 +63,7 @@ afterEach(() => {
 
 /** A policy with random weights, norms too, and with modules an adapter of random factors. */
 function randomPolicy(
-  { model, modules, rank: r }: Model,
+  { model, modules, rank: r, halves }: Model,
   options: Partial<LocalPolicyOptions> = {},
 ): LocalPolicy {
   const normals = (name: string, length: number, scale: number): Float32Array => {
@@ -70,6 +76,7 @@ function randomPolicy(
       shape.reduce((a, b) => a * b, 1),
       0.3,
     );
+    if (halves?.test(name) === true) return values.map(rounded);
     return name.includes('norm') ? values.map((x) => 1 + x) : values;
   };
   const weights = buildWeights(model, read, { kind: options.trainable === 'all' ? 'variable' : 'constant' });
@@ -280,6 +287,26 @@ describe('memory', () => {
     await policy.save(directory);
     return directory;
   }
+});
+
+describe('the copy of float32 weights', () => {
+  const even2: Model = { model: { ...even, vocabSize: 48 }, modules: [], rank: 0 };
+  const words = 48 * 32 + 2 * (32 * (64 + 2 * 16) + 64 * 32 + 3 * 32 * 48);
+
+  it.each([
+    ['of bfloat16 numbers is in 16 bits', { ...even2, halves: /./ }, 2 * words],
+    ['of others is in 32', even2, 4 * words],
+    [
+      'of which one matrix is of others is in 32',
+      { ...even2, halves: /^(?!.*layers\.1\.mlp\.down)/ },
+      4 * words,
+    ],
+  ] as const)('%s', async (_, model, bytes) => {
+    const policy = randomPolicy(model);
+    const before = tf.memory().numBytes;
+    await policy.sample([{ id: 'one', tokenIds: [1, 2, 3] }], defaults);
+    expect(tf.memory().numBytes - before).toBe(bytes);
+  });
 });
 
 /** Prints completions and gradients of an odd-sized model, from the build. */

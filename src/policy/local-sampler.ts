@@ -63,10 +63,11 @@ export class LocalSampler {
   /** On a CPU the binding's own ops, where functions are compiled at all; else the compiled graph. */
   private chooseDecoder(): Decoder {
     const { config, weights, adapter } = this.network;
-    const copy = mergedBytes(config, 'float32', adapter?.config.r);
-    const { mode = defaultMode(), mergeForSampling = copy <= freeBytes() } = this.options;
+    const { mode = defaultMode() } = this.options;
     const isPanels = weights.head.matrix instanceof PanelMatrix;
     const takesPacked = mode === 'graph' && !binding.isUsingGpuDevice();
+    const copy = mergedBytes(config, 'float32', adapter?.config.r, takesPacked);
+    const { mergeForSampling = copy <= freeBytes() } = this.options;
     if (isPanels ? !takesPacked : !mergeForSampling) return new GraphDecoder(this.network, this.padId, mode);
     if (takesPacked) {
       this.packed = new PackedModel(config, weights, adapter);
