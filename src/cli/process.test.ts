@@ -31,6 +31,14 @@ describe('bin/grpolab.mjs', () => {
     expect(stderr).toBe('grpolab: unknown option --modle (nearest: --model); see grpolab logprobs --help\n');
   });
 
+  it('refuses a GRPOLAB_TF32 that is neither 0 nor 1', () => {
+    const args = ['logprobs', '--model', model, '--input', '-'];
+    const { status, stdout, stderr } = grpolab(args, jsonLines([{ token_ids: [1, 2] }]), {
+      GRPOLAB_TF32: 'yes',
+    });
+    expect([status, stdout, stderr]).toEqual([2, '', 'grpolab: GRPOLAB_TF32 is "yes"; expected 0 or 1\n']);
+  });
+
   it('does not load TensorFlow for the help, for split and for reward', () => {
     const probe = join(temporaryDirectory(), 'probe.cjs');
     writeFileSync(
